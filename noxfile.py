@@ -1,0 +1,62 @@
+"""Every way to run, test and check romancy; `nox -l` lists them.
+
+Python 3.11, git and `pip install nox` are all that a machine needs.
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["tests", "lint", "types", "imports"]
+nox.options.reuse_existing_virtualenvs = True
+
+# Exact, so that a check that passed today passes tomorrow; raise them on purpose.
+RUFF = "ruff==0.17.5"
+MYPY = "mypy==2.4.1"
+PYRIGHT = "pyright[nodejs]==1.1.414"  # brings its own node
+IMPORT_LINTER = "import-linter==2.16"
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Kill a process in the middle of a few hundred orders, three times, and watch it finish them."""
+    session.install(".[cli]")
+    session.run("romancy", "demo", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests; arguments after `--` go to pytest."""
+    session.install(".[test,cli]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install(RUFF)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the package and its tests with mypy and pyright, both strict."""
+    session.install(".[test,cli]", MYPY, PYRIGHT)
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Check that imports point down the layers only."""
+    session.install(IMPORT_LINTER)
+    session.run("lint-imports")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks; arguments after `--` go to benchmarks/run.py."""
+    session.install(".")
+    session.run("python", "benchmarks/run.py", *session.posargs)

@@ -1,0 +1,97 @@
+"""Durable workflows: plain asyncio that survives a crash."""
+
+from __future__ import annotations
+
+from romancy.activities.context import ActivityInfo, activity_info
+from romancy.app import App
+from romancy.client.client import Client
+from romancy.client.handle import Handle, HistoryEvent, InstanceInfo
+from romancy.core.calls import Call
+from romancy.core.definitions import activity, workflow
+from romancy.core.retry import RetryPolicy
+from romancy.errors import (
+    ActivityFailedError,
+    ActivityTimedOutError,
+    CodecError,
+    CompensationError,
+    DefinitionError,
+    InstanceAlreadyExistsError,
+    InstanceClosedError,
+    InstanceNotFoundError,
+    InstanceRunningError,
+    NoAppError,
+    NondeterminismError,
+    NonRetryableError,
+    NotInWorkflowError,
+    OutsideWorkflowError,
+    PayloadTooLargeError,
+    RetryAfter,
+    RomancyError,
+    SchemaVersionError,
+    SessionLostError,
+    StorageError,
+    WorkflowBlockedError,
+    WorkflowCancelledError,
+    WorkflowFailedError,
+    WorkflowTerminatedError,
+    WorkflowTimedOutError,
+)
+from romancy.replay.suspend import SuspendKind, SuspendSignal, as_suspend_signal, is_suspend_signal
+from romancy.workflows.channels import Channel
+from romancy.workflows.determinism import as_completed, now, random, side_effect, sleep, sleep_until, uuid4
+from romancy.workflows.info import WorkflowInfo, workflow_info
+from romancy.workflows.recur import recur
+
+__all__ = [
+    "ActivityFailedError",
+    "ActivityInfo",
+    "ActivityTimedOutError",
+    "App",
+    "Call",
+    "Channel",
+    "Client",
+    "CodecError",
+    "CompensationError",
+    "DefinitionError",
+    "Handle",
+    "HistoryEvent",
+    "InstanceAlreadyExistsError",
+    "InstanceClosedError",
+    "InstanceInfo",
+    "InstanceNotFoundError",
+    "InstanceRunningError",
+    "NoAppError",
+    "NonRetryableError",
+    "NondeterminismError",
+    "NotInWorkflowError",
+    "OutsideWorkflowError",
+    "PayloadTooLargeError",
+    "RetryAfter",
+    "RetryPolicy",
+    "RomancyError",
+    "SchemaVersionError",
+    "SessionLostError",
+    "StorageError",
+    "SuspendKind",
+    "SuspendSignal",
+    "WorkflowBlockedError",
+    "WorkflowCancelledError",
+    "WorkflowFailedError",
+    "WorkflowInfo",
+    "WorkflowTerminatedError",
+    "WorkflowTimedOutError",
+    "activity",
+    "activity_info",
+    "as_completed",
+    "as_suspend_signal",
+    "is_suspend_signal",
+    "now",
+    "random",
+    "recur",
+    "side_effect",
+    "sleep",
+    "sleep_until",
+    "uuid4",
+    "workflow",
+    "workflow_info",
+]

@@ -1,0 +1,1 @@
+"""What activity code calls."""

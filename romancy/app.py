@@ -1,0 +1,256 @@
+"""An App: a client, a worker, and their lifecycle."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+from romancy.client.client import Client
+from romancy.core import registry
+from romancy.core.clock import SystemClock
+from romancy.core.codec import DEFAULT_PAYLOAD_LIMIT, JsonCodec
+from romancy.core.retry import RetryPolicy
+from romancy.errors import NoAppError
+from romancy.storage.sqlite import SqliteStorage
+from romancy.worker.settings import WorkerSettings
+from romancy.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from romancy.client.handle import Handle, InstanceInfo
+    from romancy.core.calls import Call
+    from romancy.core.clock import Clock
+    from romancy.core.codec import Codec
+    from romancy.core.definitions import Workflow
+    from romancy.storage.protocol import Storage
+    from romancy.workflows.channels import Channel
+
+R = TypeVar("R")
+T = TypeVar("T")
+_CHANGE_TIMEOUT = timedelta(seconds=1)
+
+
+class App:
+    """Durable workflows in this process: ``async with App("sqlite:///orders.db") as app: ...``.
+
+    While it is open it executes the instances of its database, those of earlier processes first. Leaving the block
+    stops claiming, lets activities end within the grace time, and frees what it owned.
+    """
+
+    def __init__(
+        self,
+        url: str | Storage,
+        *,
+        workflows: Sequence[Workflow[..., Any]] | None = None,
+        worker: bool = True,
+        hot_limit: int = 10_000,
+        idle_timeout: timedelta = timedelta(minutes=10),
+        max_activities: int = 1_000,
+        session_ttl: timedelta = timedelta(seconds=10),
+        grace: timedelta = timedelta(seconds=10),
+        poll_interval: timedelta = timedelta(seconds=1),
+        max_recoveries: int = 20,
+        codec: Codec | None = None,
+        clock: Clock | None = None,
+        retry: RetryPolicy | None = None,
+        on_bug: Literal["block", "fail"] = "block",
+        payload_limit: int = DEFAULT_PAYLOAD_LIMIT,
+        build: str | None = None,
+        migrate: bool = True,
+    ) -> None:
+        """Describe the app; nothing is opened yet.
+
+        Args:
+            url: The database: ``sqlite:///orders.db`` (relative), ``sqlite:////var/orders.db`` (absolute),
+                ``sqlite://`` (in memory); or a storage of your own.
+            workflows: What to execute: None: every definition that has been imported when the app is opened.
+            worker: Execute instances; False: only start, send and watch.
+            hot_limit: How many waiting runs stay in memory; 0: none, every wait is resumed by replay.
+            idle_timeout: How long a waiting run stays in memory.
+            max_activities: How many activity bodies run at once.
+            session_ttl: After how long without a sign of life another worker takes over; at least a second.
+            grace: How long a shutdown lets activities end.
+            poll_interval: How often the database is looked at even if nothing says that it changed.
+            max_recoveries: How often a worker may die under an instance before it is blocked.
+            codec: How payloads become bytes; by default JSON by msgspec.
+            clock: The time; by default the system's.
+            retry: The policy of activities that have none of their own.
+            on_bug: What a programming error in workflow code does: block the instance until it is mended, or
+                fail it (and compensate).
+            payload_limit: Upper bound of an encoded value in bytes.
+            build: Names the deployed code; by default a digest of the modules that define the workflows.
+            migrate: Bring the schema up to date; False: only verify it.
+        """
+        self.url = url
+        self._clock = clock or SystemClock()
+        self._codec = codec or JsonCodec()
+        self._workflows = workflows
+        self._has_worker = worker
+        self._migrate = migrate
+        self._settings = WorkerSettings(
+            hot_limit=hot_limit,
+            idle_timeout=idle_timeout,
+            max_activities=max_activities,
+            session_ttl=session_ttl,
+            grace=grace,
+            poll_interval=poll_interval,
+            max_recoveries=max_recoveries,
+            retry=retry or RetryPolicy(),
+            is_lenient=on_bug == "fail",
+            payload_limit=payload_limit,
+            build=build or "",
+        )
+        self._client: Client | None = None
+        self._worker: Worker | None = None
+        self._storage: Storage | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    # -- lifecycle --------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._client is not None:
+            msg = "this App is open already: make another one, or use the open one"
+            raise RuntimeError(msg)
+        storage = SqliteStorage(self.url, clock=self._clock) if isinstance(self.url, str) else self.url
+        await storage.open(migrate=self._migrate)
+        try:
+            self._storage = storage
+            client = Client(
+                storage,
+                codec=self._codec,
+                clock=self._clock,
+                payload_limit=self._settings.payload_limit,
+                on_change=self._changed,
+            )
+            if self._has_worker:
+                definitions = registry.workflows() if self._workflows is None else list(self._workflows)
+                self._worker = Worker(
+                    storage,
+                    definitions,
+                    settings=self._settings,
+                    codec=self._codec,
+                    clock=self._clock,
+                    listener=client.waiters,
+                )
+                await self._worker.start()
+        except BaseException:
+            self._worker = None
+            await storage.close()
+            raise
+        self._client = client
+        self._watching = asyncio.create_task(self._watch(storage, client))
+        registry.app_opened(self)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # A cancellation that arrives while the app closes waits until it is closed: nothing may stay owned.
+        closing = asyncio.ensure_future(self._close())
+        cancelled: asyncio.CancelledError | None = None
+        while not closing.done():
+            try:
+                await asyncio.shield(closing)
+            except asyncio.CancelledError as arrived:
+                cancelled = arrived
+        closing.result()
+        if cancelled is not None:
+            raise cancelled
+
+    async def _close(self) -> None:
+        registry.app_closed(self)
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+            self._watching = None
+        try:
+            if self._worker is not None:
+                await self._worker.stop()
+        finally:
+            self._worker = None
+            self._client = None
+            if self._storage is not None:
+                await self._storage.close()
+                self._storage = None
+
+    async def _watch(self, storage: Storage, client: Client) -> None:
+        """Look again whenever another process has written, and now and then in any case."""
+        while True:
+            timeout = min(self._settings.poll_interval, _CHANGE_TIMEOUT)
+            if await storage.wait_for_change(timeout) and self._worker is not None:
+                self._worker.changed()
+            await client.waiters.poll()
+
+    def _changed(self) -> None:
+        if self._worker is not None:
+            self._worker.changed()
+
+    @property
+    def client(self) -> Client:
+        """The client of the open app.
+
+        Raises:
+            NoAppError: The app is not open.
+        """
+        if self._client is None:
+            msg = "the App is not open: use 'async with App(...) as app'"
+            raise NoAppError(msg)
+        return self._client
+
+    @property
+    def worker(self) -> Worker | None:
+        """The worker of the open app; None if it has none."""
+        return self._worker
+
+    # -- the client's methods ---------------------------------------------------------------------------
+
+    async def start(
+        self,
+        call: Call[R],
+        *,
+        id: str | None = None,
+        on_conflict: Literal["raise", "attach", "restart"] = "raise",
+    ) -> Handle[R]:
+        """Start an instance of a workflow; see `Client.start`."""
+        return await self.client.start(call, id=id, on_conflict=on_conflict)
+
+    async def run(self, call: Call[R], *, id: str | None = None, timeout: timedelta | float | None = None) -> R:
+        """Start an instance and wait for its result; see `Client.run`."""
+        return await self.client.run(call, id=id, timeout=timeout)
+
+    async def get(self, id: str) -> Handle[Any]:
+        """Return a handle on an instance; see `Client.get`."""
+        return await self.client.get(id)
+
+    async def send(self, channel: Channel[T], message: T, *, to: str, message_id: str | None = None) -> None:
+        """Put a message into an instance's inbox; see `Client.send`."""
+        await self.client.send(channel, message, to=to, message_id=message_id)
+
+    async def cancel(self, id: str, reason: str = "") -> None:
+        """Ask an instance to cancel; see `Handle.cancel`."""
+        await self.client.cancel(id, reason)
+
+    async def terminate(self, id: str, reason: str = "") -> None:
+        """End an instance now; see `Handle.terminate`."""
+        await self.client.terminate(id, reason)
+
+    async def purge(self, id: str) -> None:
+        """Delete an instance that has ended; see `Client.purge`."""
+        await self.client.purge(id)
+
+    async def list(
+        self,
+        *,
+        workflow: str | None = None,
+        status: str | None = None,
+        id_prefix: str | None = None,
+        limit: int = 100,
+    ) -> list[InstanceInfo]:
+        """List instances; see `Client.list`."""
+        return await self.client.list(workflow=workflow, status=status, id_prefix=id_prefix, limit=limit)

@@ -1,0 +1,1 @@
+"""Start, send, cancel, list, wait: talks to storage alone."""

@@ -1,0 +1,217 @@
+"""What a process can do with instances without executing them."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+import msgspec
+
+from romancy.client.handle import Handle, InstanceInfo, info_of
+from romancy.client.waiting import Waiters
+from romancy.core import registry
+from romancy.core.calls import Call, WorkflowCall
+from romancy.core.codec import check_size
+from romancy.core.failures import Failure, encode_failure
+from romancy.core.records import InboxKind, InstanceFilter, NewInstance, Post, PostResult, Status
+from romancy.errors import InstanceClosedError, InstanceNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+
+    from romancy.core.clock import Clock
+    from romancy.core.codec import Codec
+    from romancy.storage.protocol import Storage
+    from romancy.workflows.channels import Channel
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Client:
+    """Start instances, send to them, watch them. Talks to storage alone.
+
+    Every method raises `StorageError` when the database can't be reached.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        codec: Codec,
+        clock: Clock,
+        payload_limit: int,
+        on_change: Callable[[], None],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            storage: The open database.
+            codec: Encodes inputs and messages.
+            clock: Says when a new instance is due.
+            payload_limit: Upper bound of an encoded value in bytes.
+            on_change: Called after a write that may give a worker of this process something to do.
+        """
+        self.storage = storage
+        self.waiters = Waiters(storage)
+        self._codec = codec
+        self._clock = clock
+        self._payload_limit = payload_limit
+        self._on_change = on_change
+
+    async def start(
+        self,
+        call: Call[R],
+        *,
+        id: str | None = None,
+        on_conflict: Literal["raise", "attach", "restart"] = "raise",
+    ) -> Handle[R]:
+        """Start an instance of a workflow.
+
+        Args:
+            call: The workflow and its arguments: ``fulfil(order)``.
+            id: The instance's id; by default a random one.
+            on_conflict: What if the id is taken: ``"raise"``, ``"attach"`` (return a handle on the existing
+                instance, whatever its workflow), or ``"restart"`` (replace one that has ended).
+
+        Returns:
+            A handle; the instance is in the database.
+
+        Raises:
+            InstanceAlreadyExistsError: The id is taken.
+            InstanceRunningError: ``"restart"``, and the instance has not ended.
+            CodecError: An argument does not fit its annotation; the message names the field. Nothing is stored.
+            PayloadTooLargeError: The arguments are over the limit.
+            TypeError: Not the call of a workflow.
+        """
+        if not isinstance(call, WorkflowCall):
+            msg = f"start({call!r}) needs the call of a workflow, such as start(fulfil(order))"
+            raise TypeError(msg)
+        chosen = uuid.uuid4().hex if id is None else id
+        if not chosen or len(chosen) > 255 or not chosen.isprintable():
+            msg = f"{chosen!r} can't be an instance's id: use 1 to 255 printable characters"
+            raise ValueError(msg)
+        definition = call.definition
+        subject = definition.arguments_subject
+        payload = definition.signature.bind_encode(self._codec, call.args, call.kwargs, subject)
+        check_size(payload, self._payload_limit, subject)
+        call.close()
+        new = NewInstance(
+            id=chosen,
+            execution_id=secrets.randbits(62),
+            workflow=definition.name,
+            version=definition.version,
+            input=payload,
+            wake_at=self._clock.now(),
+        )
+        created = await self.storage.create(new, on_conflict)
+        self._on_change()
+        key = created.instance.key if created.is_new else None
+        return Handle(self, chosen, self._decoder(definition.name, definition.version), key=key)
+
+    async def run(self, call: Call[R], *, id: str | None = None, timeout: timedelta | float | None = None) -> R:
+        """Start an instance and wait for its result; see `start` and `Handle.result`.
+
+        With an id that is taken, the existing instance's result is waited for.
+        """
+        handle = await self.start(call, id=id, on_conflict="attach")
+        return await handle.result(timeout=timeout)
+
+    async def get(self, id: str) -> Handle[Any]:
+        """Return a handle on an instance; its result is typed as its workflow says, if that is imported here.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+        """
+        row = await self.storage.get(id)
+        if row is None:
+            msg = f"no instance has the id {id!r}"
+            raise InstanceNotFoundError(msg)
+        return Handle(self, id, self._decoder(row.workflow, row.version))
+
+    def _decoder(self, workflow: str, version: str) -> Callable[[bytes], object] | None:
+        definition = registry.find_workflow(workflow, version)
+        if definition is None:
+            return None
+        subject = definition.result_subject
+        return partial(definition.signature.decode_result, self._codec, what=subject)
+
+    async def send(self, channel: Channel[T], message: T, *, to: str, message_id: str | None = None) -> None:
+        """Put a message into an instance's inbox; it is durable when this returns.
+
+        Args:
+            channel: The channel on which the workflow receives.
+            message: What it carries.
+            to: The instance's id.
+            message_id: Makes the call idempotent: a second message with this id to the same instance is dropped.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceClosedError: It has ended.
+            CodecError: The message is not what the channel carries.
+            PayloadTooLargeError: It is over the limit.
+        """
+        body = channel.encode(self._codec, message, self._payload_limit)
+        await self._post(Post(to, InboxKind.MESSAGE, channel.name, body, message_id or uuid.uuid4().hex))
+
+    async def cancel(self, id: str, reason: str = "") -> None:
+        """Ask an instance to cancel; see `Handle.cancel`."""
+        await self._post(Post(id, InboxKind.CANCEL, None, msgspec.json.encode(reason), uuid.uuid4().hex))
+
+    async def _post(self, post: Post) -> None:
+        match await self.storage.post(post):
+            case PostResult.POSTED | PostResult.DUPLICATE:
+                self._on_change()
+            case PostResult.CLOSED:
+                msg = f"instance {post.to!r} has ended: it takes nothing any more"
+                raise InstanceClosedError(msg)
+            case PostResult.NOT_FOUND:
+                msg = f"no instance has the id {post.to!r}"
+                raise InstanceNotFoundError(msg)
+
+    async def terminate(self, id: str, reason: str = "") -> None:
+        """End an instance now; see `Handle.terminate`."""
+        failure = Failure("romancy.errors:WorkflowTerminatedError", reason or "terminated by a client")
+        await self.storage.terminate(id, encode_failure(failure))
+        await self.waiters.poll()
+        self._on_change()
+
+    async def purge(self, id: str) -> None:
+        """Delete an instance that has ended, with its history and inbox.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceRunningError: It has not ended.
+        """
+        await self.storage.purge(id)
+
+    async def list(
+        self,
+        *,
+        workflow: str | None = None,
+        status: str | None = None,
+        id_prefix: str | None = None,
+        limit: int = 100,
+    ) -> list[InstanceInfo]:
+        """List instances in the order of their start.
+
+        Args:
+            workflow: Only those of this workflow.
+            status: Only those with this status, such as ``"running"``.
+            id_prefix: Only those whose id begins so.
+            limit: At most so many, from 1.
+
+        Raises:
+            ValueError: There is no such status.
+        """
+        statuses = None
+        if status is not None:
+            if status.upper() not in Status.__members__:
+                msg = f"{status!r} is no status: use one of {', '.join(s.name.lower() for s in Status)}"
+                raise ValueError(msg)
+            statuses = frozenset({Status[status.upper()]})
+        rows = await self.storage.list(InstanceFilter(workflow, statuses, id_prefix), limit=limit)
+        return [info_of(cast("Any", row)) for row in rows]

@@ -1,0 +1,276 @@
+"""A handle on one instance."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+import msgspec
+
+from romancy.client.waiting import Ended
+from romancy.core.clock import MICROSECONDS
+from romancy.core.events import EventKind
+from romancy.core.failures import Failure, decode_failure
+from romancy.core.records import Status
+from romancy.errors import (
+    InstanceNotFoundError,
+    WorkflowBlockedError,
+    WorkflowCancelledError,
+    WorkflowFailedError,
+    WorkflowTerminatedError,
+    WorkflowTimedOutError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+
+    from romancy.client.client import Client
+    from romancy.core.records import Instance
+    from romancy.workflows.channels import Channel
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+_ERRORS: dict[Status, type[WorkflowFailedError]] = {
+    Status.FAILED: WorkflowFailedError,
+    Status.CANCELLED: WorkflowCancelledError,
+    Status.TERMINATED: WorkflowTerminatedError,
+    Status.TIMED_OUT: WorkflowTimedOutError,
+}
+
+
+class InstanceInfo(msgspec.Struct, frozen=True):
+    """How an instance stands. Instants are aware UTC datetimes.
+
+    Attributes:
+        id: The instance's id.
+        workflow: Its workflow's name.
+        version: Its workflow's version.
+        status: ``pending``, ``running``, ``blocked``, ``completed``, ``failed``, ``cancelled``, ...
+        run: The run's number, from 0, raised by recur.
+        events: How many events the run has recorded.
+        is_owned: Whether a worker holds it.
+        wake_at: When it is next due; None: only a message can wake it, or it has ended.
+        waiting_on: What it waits for, as far as it has been written.
+        unread: How many inbox rows its owner has not looked at.
+        recoveries: How often its worker has died under it since it last got on.
+        failure: Why it is blocked; None if it is not.
+        created_at: When it was started.
+        started_at: When its run began; None: not yet.
+        closed_at: When it ended; None: not yet.
+    """
+
+    id: str
+    workflow: str
+    version: str
+    status: str
+    run: int
+    events: int
+    is_owned: bool
+    wake_at: datetime | None
+    waiting_on: list[dict[str, str]]
+    unread: int
+    recoveries: int
+    failure: Failure | None
+    created_at: datetime
+    started_at: datetime | None
+    closed_at: datetime | None
+
+
+class HistoryEvent(msgspec.Struct, frozen=True):
+    """One recorded event of a run, for people; ``payload`` is the recorded JSON as text."""
+
+    seq: int
+    turn: int
+    at: datetime
+    kind: str
+    activity_id: str | None
+    payload: str | None
+
+
+def _instant(stamp: int) -> datetime:
+    return datetime.fromtimestamp(stamp / MICROSECONDS, UTC)
+
+
+def _instant_or_none(stamp: int | None) -> datetime | None:
+    return None if stamp is None else _instant(stamp)
+
+
+def info_of(instance: Instance) -> InstanceInfo:
+    """Return a row as people read it."""
+    waiting_on = msgspec.json.decode(instance.waiting_on) if instance.waiting_on else []
+    return InstanceInfo(
+        id=instance.id,
+        workflow=instance.workflow,
+        version=instance.version,
+        status=instance.status.name.lower(),
+        run=instance.run,
+        events=instance.next_seq,
+        is_owned=instance.session is not None,
+        wake_at=_instant_or_none(instance.wake_at),
+        waiting_on=cast("list[dict[str, str]]", waiting_on),
+        unread=instance.inbox_seq - instance.inbox_seen,
+        recoveries=instance.recoveries,
+        failure=decode_failure(instance.reason) if instance.reason else None,
+        created_at=_instant(instance.created_at),
+        started_at=_instant_or_none(instance.started_at),
+        closed_at=_instant_or_none(instance.closed_at),
+    )
+
+
+class Handle(Generic[R]):
+    """One instance, from outside. Any number of handles may watch an instance, from any process."""
+
+    def __init__(
+        self,
+        client: Client,
+        id: str,
+        decode: Callable[[bytes], object] | None,
+        *,
+        key: int | None = None,
+    ) -> None:
+        """Prepare; made by `Client.start` and `Client.get`.
+
+        Args:
+            client: What the handle asks.
+            id: The instance's id.
+            decode: Types the result; None: plain JSON.
+            key: The instance's key, if it was created just now by this client.
+        """
+        self._client = client
+        self._decode = decode
+        self._key = key
+        self.id = id
+
+    async def _row(self) -> Instance:
+        row = await self._client.storage.get(self.id)
+        if row is None:
+            msg = f"no instance has the id {self.id!r}"
+            raise InstanceNotFoundError(msg)
+        return row
+
+    async def result(self, *, timeout: timedelta | float | None = None, wait_blocked: bool = False) -> R:
+        """Wait for the end and return what the workflow returned.
+
+        Args:
+            timeout: How long to wait: a timedelta, or seconds; None: for ever. The instance goes on.
+            wait_blocked: Go on waiting while the instance is blocked.
+
+        Raises:
+            WorkflowFailedError: It failed; its subclasses: it was cancelled, terminated, or ran out of time.
+            WorkflowBlockedError: The deployed code can't go on with it, and ``wait_blocked`` is off.
+            InstanceNotFoundError: No instance has the id (any more).
+            TimeoutError: ``timeout`` has passed.
+        """
+        seconds = timeout if timeout is None or isinstance(timeout, (int, float)) else timeout.total_seconds()
+        async with asyncio.timeout(seconds):
+            ended = await self._ended(wait_blocked=wait_blocked)
+        return cast("R", self._outcome(ended))
+
+    async def _ended(self, *, wait_blocked: bool) -> Ended:
+        """Wait for the end. A start that this handle comes from needs no look at the database before."""
+        key = self._key or (await self._row()).key
+        waiters = self._client.waiters
+        waiter = waiters.watch(key)
+        if self._key is None:
+            waiter.event.set()
+        try:
+            while True:
+                await waiter.event.wait()
+                waiter.event.clear()
+                ended, waiter.ended = waiter.ended, None
+                if ended is None or not ended.status.is_closed:
+                    ended = await self._read_end()
+                if ended is not None and (ended.status is not Status.BLOCKED or not wait_blocked):
+                    self._key = key
+                    return ended
+        finally:
+            waiters.unwatch(key, waiter)
+
+    async def _read_end(self) -> Ended | None:
+        """Ask the database how the instance ended or why it is blocked; None if it goes on."""
+        row = await self._row()
+        if row.status is Status.BLOCKED:
+            return Ended(row.status, row.reason)
+        if not row.status.is_closed:
+            return None
+        events = await self._client.storage.history(row.key, run=row.run, after=row.next_seq - 2)
+        return Ended(row.status, events[-1].payload if events else None)
+
+    def _outcome(self, ended: Ended) -> object:
+        status, payload = ended
+        if status is Status.COMPLETED:
+            data = payload or b"null"
+            return self._decode(data) if self._decode is not None else msgspec.json.decode(data)
+        failure = decode_failure(payload) if payload else None
+        if status is Status.BLOCKED:
+            reason, stack = (failure.message, failure.traceback) if failure is not None else ("unknown", "")
+            msg = f"instance {self.id!r} is blocked: {reason}"
+            raise WorkflowBlockedError(msg, reason, stack)
+        told = f"{failure.type.partition(':')[2]}: {failure.message}" if failure is not None else "no reason"
+        msg = f"instance {self.id!r} {status.name.lower().replace('_', ' ')}: {told}"
+        raise _ERRORS.get(status, WorkflowFailedError)(msg, failure)
+
+    async def status(self) -> str:
+        """Return ``pending``, ``running``, ``blocked``, ``completed``, ``failed``, ``cancelled``, ...
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+        """
+        return (await self._row()).status.name.lower()
+
+    async def info(self) -> InstanceInfo:
+        """Describe the instance.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+        """
+        return info_of(await self._row())
+
+    async def history(self) -> list[HistoryEvent]:
+        """Return what the current run has recorded, in order.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+        """
+        row = await self._row()
+        return [
+            HistoryEvent(
+                seq=event.seq,
+                turn=event.turn,
+                at=_instant(event.stamp),
+                kind=EventKind(event.kind).name.lower(),
+                activity_id=event.activity_id,
+                payload=None if event.payload is None else event.payload.decode(),
+            )
+            for event in await self._client.storage.history(row.key, run=row.run)
+        ]
+
+    async def cancel(self, reason: str = "") -> None:
+        """Ask the run to cancel: `asyncio.CancelledError` is raised in it, once; then it compensates.
+
+        Returns when the request is recorded, not when the run has ended.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceClosedError: It has ended.
+        """
+        await self._client.cancel(self.id, reason)
+
+    async def terminate(self, reason: str = "") -> None:
+        """End the instance now: nothing of it runs any more, nothing is compensated.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceClosedError: It has ended.
+        """
+        await self._client.terminate(self.id, reason)
+
+    async def send(self, channel: Channel[T], message: T, *, message_id: str | None = None) -> None:
+        """Send a message to the instance; see `Client.send`."""
+        await self._client.send(channel, message, to=self.id, message_id=message_id)
+
+    def __repr__(self) -> str:
+        return f"<handle on {self.id!r}>"

@@ -1,0 +1,100 @@
+"""Waiting for instances to end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+
+from romancy.core.records import Status
+from romancy.errors import StorageError
+
+if TYPE_CHECKING:
+    from romancy.storage.protocol import Storage
+
+_logger = logging.getLogger("romancy")
+
+
+class Ended(NamedTuple):
+    """How an instance ended (or that it is blocked), as far as is known without asking the database."""
+
+    status: Status
+    payload: bytes | None
+
+
+_KEPT = 1_000
+_KEPT_BYTES = 4_096
+
+
+class Waiter:
+    """One wait for an instance."""
+
+    __slots__ = ("ended", "event")
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+        self.ended: Ended | None = None
+
+
+class Waiters:
+    """Wake those who wait for instances: at once when this process ends one, by polling for all others.
+
+    What has ended lately in this process is remembered: who starts an instance and then waits for it needs no
+    look at the database.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._waiters: dict[int, set[Waiter]] = {}
+        self._lately: OrderedDict[int, Ended] = OrderedDict()
+
+    def watch(self, key: int) -> Waiter:
+        """Begin to wait; the event is set when the instance may have ended or be blocked."""
+        waiter = Waiter()
+        waiter.ended = self._lately.get(key)
+        if waiter.ended is not None:
+            waiter.event.set()
+        self._waiters.setdefault(key, set()).add(waiter)
+        return waiter
+
+    def unwatch(self, key: int, waiter: Waiter) -> None:
+        """Stop waiting."""
+        waiters = self._waiters.get(key)
+        if waiters is not None:
+            waiters.discard(waiter)
+            if not waiters:
+                del self._waiters[key]
+
+    def instance_changed(self, key: int, status: Status, payload: bytes | None) -> None:
+        """Note that this process has ended or blocked an instance."""
+        ended = Ended(status, payload)
+        waiters = self._waiters.get(key)
+        if waiters:
+            for waiter in waiters:
+                waiter.ended = ended
+                waiter.event.set()
+        elif status.is_closed and len(payload or b"") <= _KEPT_BYTES:
+            self._lately[key] = ended
+            if len(self._lately) > _KEPT:
+                self._lately.popitem(last=False)
+
+    def forget(self, key: int) -> None:
+        """Forget how an instance ended: it has been purged."""
+        self._lately.pop(key, None)
+
+    async def poll(self) -> None:
+        """Look at all awaited instances once, in one query."""
+        keys = list(self._waiters)
+        if not keys:
+            return
+        try:
+            statuses = await self._storage.statuses(keys)
+        except StorageError as exc:
+            _logger.warning("looking at awaited instances failed, trying again: %s", exc)
+            return
+        for key in keys:
+            status = statuses.get(key)
+            if status is None or status.is_closed or status is Status.BLOCKED:
+                for waiter in self._waiters.get(key, ()):
+                    waiter.event.set()

@@ -1,0 +1,1 @@
+"""Values: events, commands, records, codec, retry arithmetic, definitions. No I/O."""

@@ -1,0 +1,238 @@
+"""Calls: durable operations as awaitable values.
+
+A `Call` describes one operation. It takes its activity id when it is created, so that `gather`, `wait_for`,
+`shield` or `create_task` around it change nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Callable, Coroutine, Generator
+from enum import Enum
+from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar, cast
+
+from romancy.core import registry
+from romancy.errors import NotInWorkflowError, OutsideWorkflowError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from romancy.core.definitions import Activity, Workflow
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+_get_running_loop = asyncio._get_running_loop
+
+
+class CallKind(str, Enum):
+    """Say what a call is; recorded with its id and checked on replay."""
+
+    ACTIVITY = "activity"
+    RECEIVE = "receive"
+    SEND = "send"
+    WORKFLOW = "workflow"
+    SIDE_EFFECT = "side_effect"
+
+
+class CurrentRun(Protocol):
+    """What a call needs of the workflow run that it is made in."""
+
+    def identify(self, call: Call[object]) -> None:
+        """Give the call its id and its hash.
+
+        Raises:
+            SuspendSignal: The call is not what is recorded in its place.
+        """
+        ...
+
+    def request(self, call: Call[object]) -> asyncio.Future[object]:
+        """Ask for the operation; the future is resolved by a release."""
+        ...
+
+    @property
+    def is_poisoned(self) -> bool:
+        """Whether the run is leaving memory."""
+        ...
+
+
+def current_run() -> CurrentRun | None:
+    """Return the run whose code is executing, or None outside of workflow code."""
+    run: CurrentRun | None = getattr(_get_running_loop(), "romancy_run", None)
+    return run
+
+
+class Call(Coroutine[object, None, R_co], Generic[R_co]):
+    """One durable operation, described by calling a definition.
+
+    Awaited in a workflow it is the operation. Handed to `App.start` or `recur` it is the description of one.
+    Two equal calls are two operations: equality is identity. It can be awaited once, and warns if it never is.
+    """
+
+    __slots__ = ("__weakref__", "_iterator", "_run", "_used", "activity_id", "future", "name", "ordinal_hash")
+    kind: CallKind
+    activity_id: str
+    future: asyncio.Future[object]
+    ordinal_hash: int
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._iterator: Generator[object, None, object] | None = None
+        self._used = False
+        self._run = run = current_run()
+        if run is None:
+            self.activity_id = ""
+        else:
+            run.identify(self)
+
+    def _begin(self) -> Generator[object, None, object]:
+        if self._used:
+            msg = f"{self!r} was awaited already: call the definition again for another operation"
+            raise RuntimeError(msg)
+        self._used = True
+        run = self._run
+        if run is None:
+            if current_run() is not None:
+                msg = f"{self!r} was made outside of the workflow that awaits it: make the call where you await it"
+                raise NotInWorkflowError(msg)
+            return self._outside().__await__()
+        if run is not current_run():
+            msg = f"{self!r} belongs to another run: make the call where you await it"
+            raise NotInWorkflowError(msg)
+        return run.request(self).__await__()
+
+    def _outside(self) -> Coroutine[object, None, R_co]:
+        """Run the operation where no workflow is around it."""
+        msg = f"{self.kind.value} {self.name!r} was awaited where no workflow runs"
+        raise OutsideWorkflowError(msg)
+
+    def __await__(self) -> Generator[object, None, R_co]:
+        return cast("Generator[object, None, R_co]", self._begin())
+
+    def send(self, value: None) -> object:
+        """Advance the operation, as a coroutine is advanced by its task."""
+        if self._iterator is None:
+            self._iterator = self._begin()
+        return self._iterator.send(value)
+
+    def throw(
+        self,
+        typ: type[BaseException] | BaseException,
+        val: BaseException | object = None,
+        tb: TracebackType | None = None,
+    ) -> object:
+        """Raise an exception where the operation waits, as a task does when it is cancelled."""
+        if self._iterator is None:
+            self._used = True
+            self._raise(typ, val)
+        if val is None and tb is None:
+            return self._iterator.throw(typ)  # type: ignore[arg-type] # the one-argument form
+        return self._iterator.throw(typ, val, tb)  # type: ignore[arg-type]
+
+    @staticmethod
+    def _raise(typ: type[BaseException] | BaseException, val: object) -> NoReturn:
+        if isinstance(typ, BaseException):
+            raise typ
+        if isinstance(val, BaseException):
+            raise val
+        raise typ
+
+    def close(self) -> None:
+        """Mark the call as dealt with, so that it does not warn."""
+        self._used = True
+        if self._iterator is not None:
+            self._iterator.close()
+
+    def __hash__(self) -> int:
+        return self.ordinal_hash if self._run is not None else object.__hash__(self)
+
+    __eq__ = object.__eq__
+
+    def __repr__(self) -> str:
+        return f"<Call {self.activity_id or self.name}>"
+
+    def __del__(self) -> None:
+        run = getattr(self, "_run", None)
+        if run is not None and not self._used and not run.is_poisoned:
+            warnings.warn(f"{self!r} was never awaited", RuntimeWarning, stacklevel=2, source=self)
+
+
+class ActivityCall(Call[R_co]):
+    """A call of an activity.
+
+    Once it was asked for, it has its encoded ``arguments``, the number of its next ``attempt`` (from 1), the instant
+    before which that must not begin (``not_before``), and the stamp of the turn that asked (``scheduled_at``).
+    """
+
+    __slots__ = ("args", "arguments", "attempt", "definition", "kwargs", "not_before", "scheduled_at")
+    kind = CallKind.ACTIVITY
+    arguments: bytes
+    attempt: int
+    not_before: int
+    scheduled_at: int
+
+    def __init__(self, definition: Activity[..., R_co], args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        self.definition = definition
+        self.args = args
+        self.kwargs = kwargs
+        super().__init__(definition.name)
+
+    async def _outside(self) -> R_co:
+        if self.definition.is_async:
+            return await cast("Coroutine[object, None, R_co]", self.definition.fn(*self.args, **self.kwargs))
+        return await asyncio.to_thread(cast("Callable[..., R_co]", self.definition.fn), *self.args, **self.kwargs)
+
+
+class WorkflowCall(Call[R_co]):
+    """A call of a workflow: what `App.start`, `App.run` and `recur` take."""
+
+    __slots__ = ("args", "definition", "kwargs")
+    kind = CallKind.WORKFLOW
+
+    def __init__(self, definition: Workflow[..., R_co], args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        self.definition = definition
+        self.args = args
+        self.kwargs = kwargs
+        self.name = definition.name
+        self.activity_id = ""
+        self._iterator = None
+        self._used = False
+        self._run = None
+
+    def _begin(self) -> Generator[object, None, object]:
+        if current_run() is not None:
+            self._used = True
+            msg = (
+                f"workflow {self.name!r} was awaited inside a workflow, which starts no child run: "
+                f"await {self.name}.fn(...) to run its code inline, or start it from an activity"
+            )
+            raise NotInWorkflowError(msg)
+        return super()._begin()
+
+    async def _outside(self) -> R_co:
+        return await registry.the_open_app(self.name).run(self)
+
+
+class ReceiveCall(Call[R_co]):
+    """A wait for the next message of a channel."""
+
+    __slots__ = ("decode", "timeout")
+    kind = CallKind.RECEIVE
+
+    def __init__(self, channel: str, decode: Callable[[bytes], R_co], timeout: float | None) -> None:
+        self.decode = decode
+        self.timeout = timeout
+        super().__init__(channel)
+
+
+class SendCall(Call[None]):
+    """A message to another instance, put into its inbox by the turn's own commit."""
+
+    __slots__ = ("body", "to")
+    kind = CallKind.SEND
+
+    def __init__(self, channel: str, body: bytes, to: str) -> None:
+        self.body = body
+        self.to = to
+        super().__init__(channel)

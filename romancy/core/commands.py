@@ -1,0 +1,45 @@
+"""What a turn asks its worker and the commit to do."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from romancy.core.calls import ActivityCall
+
+
+class RunActivity(msgspec.Struct, frozen=True):
+    """Run an activity's body.
+
+    ``attempt`` counts from 1. The body starts at ``not_before`` at the earliest (epoch microseconds; 0: at once).
+    ``scheduled_at`` is the stamp of the turn that asked first.
+    """
+
+    activity_id: str
+    call: ActivityCall[object]
+    attempt: int
+    not_before: int
+    scheduled_at: int
+
+
+class CancelActivity(msgspec.Struct, frozen=True):
+    """Tell an activity's body to stop; its outcome is no longer of interest."""
+
+    activity_id: str
+
+
+class Send(msgspec.Struct, frozen=True):
+    """Put a message into another instance's inbox, in the turn's own commit.
+
+    ``body`` is the encoded message; the outcome comes back as a `MessageSent` under ``activity_id``.
+    """
+
+    activity_id: str
+    to: str
+    channel: str
+    body: bytes
+    message_id: str
+
+
+Command: TypeAlias = RunActivity | CancelActivity | Send

@@ -1,0 +1,273 @@
+"""The decorators `workflow` and `activity`, and what they make of a function."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+
+import msgspec
+
+from romancy.core import registry
+from romancy.core.calls import ActivityCall, Call, WorkflowCall
+from romancy.core.codec import Subject
+from romancy.core.retry import RetryPolicy
+from romancy.core.signatures import Signature
+from romancy.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class ActivityOptions(msgspec.Struct, frozen=True):
+    """How an activity is run.
+
+    Attributes:
+        timeout: Bound of one attempt; None: no bound.
+        total_timeout: Bound of all attempts and the back-offs between them; None: no bound.
+        retry: When and how often a failed attempt is repeated; None: the app's policy.
+    """
+
+    timeout: timedelta | None = None
+    total_timeout: timedelta | None = None
+    retry: RetryPolicy | None = None
+
+
+def _as_timedelta(value: timedelta | float | None, what: str) -> timedelta | None:
+    if value is None:
+        return None
+    delta = value if isinstance(value, timedelta) else timedelta(seconds=value)
+    if delta <= timedelta(0):
+        msg = f"{what} must be positive, not {value!r}"
+        raise DefinitionError(msg)
+    return delta
+
+
+def _name_of(fn: Callable[..., object], name: str | None) -> str:
+    if not inspect.isfunction(fn):
+        msg = f"{fn!r} is not a function: decorate a 'def' or 'async def'"
+        raise DefinitionError(msg)
+    chosen = fn.__name__ if name is None else name
+    if not chosen or len(chosen) > 200 or any(c.isspace() or not c.isprintable() for c in chosen):
+        msg = f"{chosen!r} can't name a definition: use 1 to 200 printable characters without spaces"
+        raise DefinitionError(msg)
+    return chosen
+
+
+class Activity(Generic[P, R]):
+    """A function that does work: any I/O, recorded once it has a result. Made by `activity`."""
+
+    def __init__(
+        self,
+        fn: Callable[P, Coroutine[object, object, R]] | Callable[P, R],
+        name: str,
+        signature: Signature,
+        options: ActivityOptions,
+    ) -> None:
+        self.fn = fn
+        self.name = name
+        self.signature = signature
+        self.settings = options
+        self.is_async = inspect.iscoroutinefunction(fn)
+        self.undo: Activity[..., object] | None = None
+        self.arguments_subject = Subject("arguments", "activity", name)
+        self.result_subject = Subject("result", "activity", name)
+        self.__name__ = fn.__name__
+        self.__doc__ = fn.__doc__
+        self.__wrapped__ = fn
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        """Describe one call of the activity; await it in a workflow to have it done durably."""
+        return ActivityCall(cast("Activity[..., R]", self), args, kwargs)
+
+    def options(
+        self,
+        *,
+        timeout: timedelta | float | None = None,
+        total_timeout: timedelta | float | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Activity[P, R]:
+        """Return this activity with other settings; what is not given stays. Durations: timedelta or seconds."""
+        changed = Activity[P, R](
+            self.fn,
+            self.name,
+            self.signature,
+            ActivityOptions(
+                timeout=_as_timedelta(timeout, "timeout") or self.settings.timeout,
+                total_timeout=_as_timedelta(total_timeout, "total_timeout") or self.settings.total_timeout,
+                retry=retry or self.settings.retry,
+            ),
+        )
+        changed.undo = self.undo
+        return changed
+
+    @overload
+    def compensation(
+        self, fn: Callable[Concatenate[R, P], Coroutine[object, object, T]], /
+    ) -> Activity[Concatenate[R, P], T]: ...
+    @overload
+    def compensation(self, fn: Callable[Concatenate[R, P], T], /) -> Activity[Concatenate[R, P], T]: ...
+    def compensation(self, fn: Callable[..., object], /) -> Any:
+        """Register the function that undoes this activity.
+
+        It is an activity of its own, called with the activity's result and then its arguments, when a run fails
+        or is cancelled after the activity's result was recorded. Compensations run in reverse order.
+
+        Raises:
+            DefinitionError: The activity has a compensation already.
+        """
+        if self.undo is not None:
+            msg = f"activity {self.name!r} has a compensation already: {self.undo.name!r}"
+            raise DefinitionError(msg)
+        self.undo = _activity(fn, None, ActivityOptions(), sys._getframe(1).f_locals)
+        return self.undo
+
+    def __repr__(self) -> str:
+        return f"<activity {self.name}>"
+
+
+class Workflow(Generic[P, R]):
+    """A function that orchestrates: deterministic, replayed. Made by `workflow`."""
+
+    def __init__(
+        self, fn: Callable[P, Coroutine[object, object, R]], name: str, version: str, signature: Signature
+    ) -> None:
+        self.fn = fn
+        self.name = name
+        self.version = version
+        self.signature = signature
+        self.arguments_subject = Subject("arguments", "workflow", name)
+        self.result_subject = Subject("result", "workflow", name)
+        self.__name__ = fn.__name__
+        self.__doc__ = fn.__doc__
+        self.__wrapped__ = fn
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        """Describe one run of the workflow, for `App.start`, `App.run` or `recur`."""
+        return WorkflowCall(cast("Workflow[..., R]", self), args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.name} version {self.version}>"
+
+
+def _activity(
+    fn: Callable[..., object], name: str | None, options: ActivityOptions, namespace: Mapping[str, object]
+) -> Activity[..., object]:
+    definition: Activity[..., object] = Activity(fn, _name_of(fn, name), Signature(fn, namespace=namespace), options)
+    registry.add_activity(definition)
+    return definition
+
+
+class _ActivityDecorator:
+    """`activity(...)` with settings, waiting for its function."""
+
+    def __init__(self, name: str | None, options: ActivityOptions) -> None:
+        self._name = name
+        self._options = options
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[object, object, R]], /) -> Activity[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Activity[P, R]: ...
+    def __call__(self, fn: Callable[..., object], /) -> Any:
+        return _activity(fn, self._name, self._options, sys._getframe(1).f_locals)
+
+
+@overload
+def activity(fn: Callable[P, Coroutine[object, object, R]], /) -> Activity[P, R]: ...
+@overload
+def activity(fn: Callable[P, R], /) -> Activity[P, R]: ...
+@overload
+def activity(
+    *,
+    name: str | None = None,
+    timeout: timedelta | float | None = None,
+    total_timeout: timedelta | float | None = None,
+    retry: RetryPolicy | None = None,
+) -> _ActivityDecorator: ...
+def activity(
+    fn: Callable[..., object] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    timeout: timedelta | float | None = None,
+    total_timeout: timedelta | float | None = None,
+    retry: RetryPolicy | None = None,
+) -> Any:
+    """Declare a function as an activity: ``async def``, or ``def``, which runs in a thread.
+
+    Args:
+        fn: The function, when the decorator is used bare.
+        name: Its name in histories; by default the function's. Unique in the process.
+        timeout: Bound of one attempt: a timedelta, or seconds. None: no bound.
+        total_timeout: Bound of all attempts and the back-offs between them. None: no bound.
+        retry: When and how often a failed attempt is repeated; by default the app's policy.
+
+    Raises:
+        DefinitionError: The name is taken by a function elsewhere, or a setting makes no sense.
+    """
+    options = ActivityOptions(
+        timeout=_as_timedelta(timeout, "timeout"),
+        total_timeout=_as_timedelta(total_timeout, "total_timeout"),
+        retry=retry,
+    )
+    if fn is None:
+        return _ActivityDecorator(name, options)
+    return _activity(fn, name, options, sys._getframe(1).f_locals)
+
+
+def _workflow(
+    fn: Callable[P, Coroutine[object, object, R]],
+    name: str | None,
+    version: str,
+    namespace: Mapping[str, object],
+) -> Workflow[P, R]:
+    chosen = _name_of(fn, name)
+    if not inspect.iscoroutinefunction(fn):
+        msg = f"workflow {chosen!r} is not an 'async def': only a coroutine function can wait durably"
+        raise DefinitionError(msg)
+    definition = Workflow(fn, chosen, version, Signature(fn, namespace=namespace))
+    registry.add_workflow(cast("Workflow[..., object]", definition))
+    return definition
+
+
+class _WorkflowDecorator:
+    """`workflow(...)` with settings, waiting for its function."""
+
+    def __init__(self, name: str | None, version: str) -> None:
+        self._name = name
+        self._version = version
+
+    def __call__(self, fn: Callable[P, Coroutine[object, object, R]], /) -> Workflow[P, R]:
+        return _workflow(fn, self._name, self._version, sys._getframe(1).f_locals)
+
+
+@overload
+def workflow(fn: Callable[P, Coroutine[object, object, R]], /) -> Workflow[P, R]: ...
+@overload
+def workflow(*, name: str | None = None, version: str = "1") -> _WorkflowDecorator: ...
+def workflow(
+    fn: Callable[P, Coroutine[object, object, R]] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    version: str = "1",
+) -> Workflow[P, R] | _WorkflowDecorator:
+    """Declare an ``async def`` as a workflow.
+
+    Args:
+        fn: The function, when the decorator is used bare.
+        name: Its name in the database; by default the function's.
+        version: A run stays on the version that it was started with.
+
+    Raises:
+        DefinitionError: Not an ``async def``, or name and version are taken by a function elsewhere.
+    """
+    if fn is None:
+        return _WorkflowDecorator(name, version)
+    return _workflow(fn, name, version, sys._getframe(1).f_locals)

@@ -1,0 +1,151 @@
+"""What a run's history is made of.
+
+A *release* is one thing from outside, handed to a run in its recorded order. A *marker* is recorded where the
+code meets it. Both become an `Event`: the flat row that storage keeps and that replay reads.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+
+class EventKind(IntEnum):
+    """Say what an event is. The numbers are stored: never reuse one."""
+
+    ACTIVITY_COMPLETED = 1
+    ACTIVITY_FAILED = 2
+    ACTIVITY_RETRIED = 3
+    TIMER_FIRED = 4
+    MESSAGE_RECEIVED = 5
+    MESSAGE_SENT = 6
+    CANCEL_REQUESTED = 7
+    SIDE_EFFECT = 8
+    RUN_COMPLETED = 20
+    RUN_FAILED = 21
+    RUN_CANCELLED = 22
+    RUN_TERMINATED = 23
+    RUN_RECURRED = 25
+    ACTIVITY_SCHEDULED = 40
+    TIMER_STARTED = 41
+    TIMER_CANCELLED = 42
+
+
+MARKERS = frozenset({EventKind.SIDE_EFFECT})
+CLOSINGS = frozenset(
+    {
+        EventKind.RUN_COMPLETED,
+        EventKind.RUN_FAILED,
+        EventKind.RUN_CANCELLED,
+        EventKind.RUN_TERMINATED,
+        EventKind.RUN_RECURRED,
+    }
+)
+
+
+class Note(NamedTuple):
+    """One event as a turn writes it: its place in history is given by the commit."""
+
+    kind: EventKind
+    activity_id: str | None
+    payload: bytes | None
+
+
+class Event(NamedTuple):
+    """One recorded event of a run.
+
+    ``seq`` counts from 0 within the run; ``turn`` from 1; ``stamp`` is epoch microseconds.
+    """
+
+    seq: int
+    turn: int
+    stamp: int
+    kind: int
+    activity_id: str | None
+    payload: bytes | None
+
+
+class ActivityCompleted(msgspec.Struct, frozen=True, gc=False):
+    """An activity's (or compensation's) encoded result."""
+
+    activity_id: str
+    result: bytes
+
+
+class ActivityFailed(msgspec.Struct, frozen=True, gc=False):
+    """An activity that failed for good: an encoded `Failure`."""
+
+    activity_id: str
+    failure: bytes
+
+
+class ActivityRetried(msgspec.Struct, frozen=True, gc=False):
+    """An attempt that failed and will be followed by another: an encoded `Attempt`."""
+
+    activity_id: str
+    attempt: bytes
+
+
+class TimerFired(msgspec.Struct, frozen=True, gc=False):
+    """A timer whose deadline has come."""
+
+    timer_id: str
+
+
+class MessageReceived(msgspec.Struct, frozen=True, gc=False):
+    """A message for the receive that waits longest on its channel.
+
+    ``activity_id`` is empty until the replay core has named the receive; ``envelope`` is an encoded `Envelope`.
+    ``inbox_seq`` is its row in the inbox, 0 on replay.
+    """
+
+    channel: str
+    envelope: bytes
+    inbox_seq: int = 0
+    activity_id: str = ""
+
+
+class MessageSent(msgspec.Struct, frozen=True, gc=False):
+    """The outcome of a send, decided by the commit."""
+
+    activity_id: str
+    outcome: bytes
+
+
+class CancelRequested(msgspec.Struct, frozen=True, gc=False):
+    """Somebody asked the run to cancel; ``inbox_seq`` is 0 on replay."""
+
+    reason: bytes
+    inbox_seq: int = 0
+
+
+Release: TypeAlias = (
+    ActivityCompleted | ActivityFailed | ActivityRetried | TimerFired | MessageReceived | MessageSent | CancelRequested
+)
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """A failed attempt that is not the last: its number (from 1), and when the next one is due."""
+
+    attempt: int
+    retry_at: int
+    failure: msgspec.Raw
+
+
+class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A message with its surroundings; ``at`` is epoch microseconds by the database's clock."""
+
+    message_id: str
+    at: int
+    body: msgspec.Raw
+    sender: str | None = None
+
+
+class SendOutcome(IntEnum):
+    """What became of a send. Stored as a decimal number."""
+
+    SENT = 0
+    CLOSED = 1
+    NOT_FOUND = 2

@@ -1,0 +1,254 @@
+"""Rows as values: what the shell and storage hand to each other. Instants are epoch microseconds."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+from romancy.core.events import Event, Note
+
+
+class Status(IntEnum):
+    """Say how an instance stands. The numbers are stored; everything from COMPLETED on has ended."""
+
+    PENDING = 0
+    RUNNING = 1
+    PAUSED = 2
+    BLOCKED = 3
+    COMPLETED = 10
+    FAILED = 11
+    CANCELLED = 12
+    TERMINATED = 13
+    TIMED_OUT = 14
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the instance has ended."""
+        return self >= Status.COMPLETED
+
+
+LEAVE = -1
+"""`Entry.wake_at`: leave the column as it is."""
+
+
+class InboxKind(IntEnum):
+    """Say what an inbox row is. The numbers are stored."""
+
+    MESSAGE = 1
+    CANCEL = 2
+
+
+class NewInstance(msgspec.Struct, frozen=True):
+    """An instance to be created. ``input`` is encoded; ``execution_id`` is a random 62-bit number."""
+
+    id: str
+    execution_id: int
+    workflow: str
+    version: str
+    input: bytes
+    wake_at: int
+    trace_context: str | None = None
+
+
+class Instance(msgspec.Struct, frozen=True):
+    """An instance's row."""
+
+    key: int
+    id: str
+    execution_id: int
+    workflow: str
+    version: str
+    status: Status
+    run: int
+    next_seq: int
+    drained_seq: int
+    input: bytes
+    session: int | None
+    wake_at: int | None
+    inbox_seq: int
+    inbox_seen: int
+    waiting_on: bytes | None
+    reason: bytes | None
+    build: str | None
+    runtime: str | None
+    recoveries: int
+    trace_context: str | None
+    created_at: int
+    started_at: int | None
+    closed_at: int | None
+
+
+class InboxItem(msgspec.Struct, frozen=True):
+    """One unread row of an instance's inbox; ``body`` is an encoded message or cancel reason.
+
+    ``at`` is when it arrived, by the database's clock.
+    """
+
+    seq: int
+    kind: InboxKind
+    channel: str | None
+    message_id: str
+    sender: str | None
+    body: bytes
+    at: int
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """An instance that a session now owns, with all that is needed to go on with it.
+
+    ``history`` is the current run's, ordered by seq; ``inbox`` is the whole inbox, ordered by seq.
+    ``instance`` is the row after the claim: `inbox_seen` equals `inbox_seq`.
+    """
+
+    instance: Instance
+    history: list[Event]
+    inbox: list[InboxItem]
+
+
+class Claims(msgspec.Struct, frozen=True):
+    """What a claim found; ``next_due`` is when the earliest instance that is not yet due will be, if any."""
+
+    claims: list[Claim]
+    next_due: int | None
+
+
+class Mail(msgspec.Struct, frozen=True):
+    """New inbox rows of an instance that the asking session owns; ``inbox_seq`` is its newest number."""
+
+    key: int
+    execution_id: int
+    inbox_seq: int
+    items: list[InboxItem]
+
+
+class Post(msgspec.Struct, frozen=True):
+    """Something for an instance's inbox, sent from outside.
+
+    ``message_id`` makes it idempotent: the second post of an id to the same start is accepted and does nothing.
+    """
+
+    to: str
+    kind: InboxKind
+    channel: str | None
+    body: bytes
+    message_id: str
+    sender: str | None = None
+
+
+class Creation(msgspec.Struct, frozen=True):
+    """What became of a start: the instance as it stands, and whether this call created it."""
+
+    instance: Instance
+    is_new: bool
+
+
+class InstanceFilter(msgspec.Struct, frozen=True):
+    """Which instances to list; None admits every value."""
+
+    workflow: str | None = None
+    statuses: frozenset[Status] | None = None
+    id_prefix: str | None = None
+
+
+class PostResult(IntEnum):
+    """What became of a post."""
+
+    POSTED = 0
+    CLOSED = 1
+    NOT_FOUND = 2
+    DUPLICATE = 3
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A send within an entry; its outcome becomes a `MESSAGE_SENT` event under ``activity_id``."""
+
+    activity_id: str
+    to: str
+    channel: str
+    body: bytes
+    message_id: str
+
+
+class NextRun(msgspec.Struct, frozen=True):
+    """The run that follows when an entry ends in recur."""
+
+    workflow: str
+    version: str
+    input: bytes
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """What one turn commits: its events and everything that it asks for, all or nothing.
+
+    The entry holds only if the instance is still owned by the committing session, with this
+    ``execution_id``, ``run`` and ``next_seq == seq``.
+
+    Attributes:
+        notes: The events, in order; they take the numbers from ``seq`` on.
+        undrained: How many of the last ``notes`` have not been computed yet (a blocked run keeps its results
+            so); 0 for an ordinary turn.
+        consumed: Inbox rows that the turn has released; they are deleted.
+        sends: Evaluated by the commit, in order; their outcomes follow ``notes`` as events of turn ``turn + 1``
+            with the same stamp, and are undrained.
+        status: The instance's status afterwards.
+        wake_at: When the instance is next claimable; None: only its inbox can wake it; `LEAVE`: untouched.
+        inbox_seen: Up to where the owner has looked at the inbox.
+        is_freed: Give up ownership in the same commit.
+        waiting_on: For people: what the run waits for, as JSON; written when ``wake_at`` is.
+        reason: Why a blocked run is blocked, as an encoded `Failure`.
+        build: The build that blocked it.
+        next_run: The run that recur opens; ``status`` is then RUNNING.
+    """
+
+    key: int
+    execution_id: int
+    run: int
+    seq: int
+    turn: int
+    stamp: int
+    notes: list[Note]
+    consumed: list[int]
+    sends: list[Outgoing]
+    status: Status
+    wake_at: int | None
+    inbox_seen: int
+    undrained: int = 0
+    is_freed: bool = False
+    waiting_on: bytes | None = None
+    reason: bytes | None = None
+    build: str | None = None
+    next_run: NextRun | None = None
+
+
+class Accepted(msgspec.Struct, frozen=True, gc=False):
+    """An entry that is written; ``sent`` are its sends' outcomes as recorded events, in order.
+
+    ``mailed`` says that the inbox holds rows that the owner has not seen, and
+    ``recipients`` are the keys of other instances that its sends reached.
+    """
+
+    sent: list[Event]
+    mailed: bool = False
+    recipients: tuple[int, ...] = ()
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """An entry that does not hold any more: its instance moved on without this session."""
+
+    reason: str
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """An entry that the database refuses (a constraint, a size); nothing of it is written."""
+
+    error: str
+
+
+class SessionInfo(msgspec.Struct, frozen=True):
+    """What a worker tells of itself: its build, and the (workflow, version) pairs that it serves."""
+
+    build: str
+    definitions: list[tuple[str, str]]
+    host: str = ""
+    pid: int = 0

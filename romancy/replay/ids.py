@@ -1,0 +1,61 @@
+"""Deterministic names and numbers: scopes, hashes, uuids, random numbers."""
+
+from __future__ import annotations
+
+import uuid
+from hashlib import blake2b
+
+
+class Scope:
+    """Count what one task of a run asks for; operations, tasks and timers are counted separately.
+
+    ``path`` is empty for the root task, ``t4`` for the fourth task that it spawned, ``t4.1`` for the first of that.
+    """
+
+    __slots__ = ("draws", "operations", "path", "tasks", "timers")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.operations = 0
+        self.tasks = 0
+        self.timers = 0
+        self.draws = 0
+
+    def next_position(self) -> str:
+        """Return the position of the scope's next operation: ``3``, or ``t4.1``."""
+        self.operations += 1
+        return f"{self.path}.{self.operations}" if self.path else str(self.operations)
+
+    def next_timer(self) -> str:
+        """Return the id of the scope's next timer: ``@2``, or ``t4@2``."""
+        self.timers += 1
+        return f"{self.path}@{self.timers}"
+
+    def child(self) -> Scope:
+        """Return the scope of the task that is spawned next."""
+        self.tasks += 1
+        return Scope(f"{self.path}.{self.tasks}" if self.path else f"t{self.tasks}")
+
+
+def _digest(execution_id: int, run: int, subject: str, size: int) -> bytes:
+    return blake2b(f"{execution_id}/{run}/{subject}".encode(), digest_size=size).digest()
+
+
+def hash_salt(execution_id: int, run: int) -> int:
+    """Return the number from which the hashes of a run's tasks and futures count up.
+
+    asyncio keeps all tasks of a process in one WeakSet: runs that share hashes make its look-ups linear.
+    """
+    return int.from_bytes(_digest(execution_id, run, "hash", 7), "big")
+
+
+def derived_uuid(execution_id: int, run: int, scope: Scope) -> uuid.UUID:
+    """Return a version 4 UUID that is the same at every replay and differs for every start, run, scope and draw."""
+    scope.draws += 1
+    return uuid.UUID(bytes=_digest(execution_id, run, f"{scope.path}/{scope.draws}", 16), version=4)
+
+
+def derived_random(execution_id: int, run: int, scope: Scope) -> float:
+    """Return a float in [0, 1) with 53 random bits, the same at every replay."""
+    scope.draws += 1
+    return (int.from_bytes(_digest(execution_id, run, f"{scope.path}/{scope.draws}", 8), "big") >> 11) * 2.0**-53

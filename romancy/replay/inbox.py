@@ -1,0 +1,59 @@
+"""What has reached a run and is not yet released to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from romancy.core.events import CancelRequested, MessageReceived
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from romancy.replay.operations import Operations
+
+Unread: TypeAlias = MessageReceived | CancelRequested
+
+
+class Inbox:
+    """Keep messages until a receive waits for them; a cancel is released at once.
+
+    Attributes:
+        has_new_receiver: Whether a look can find something: a receive or an item is new.
+    """
+
+    __slots__ = ("_items", "has_new_receiver")
+
+    def __init__(self) -> None:
+        self._items: list[Unread] = []
+        self.has_new_receiver = False
+
+    def add(self, item: Unread) -> None:
+        """Put an item at the end."""
+        self._items.append(item)
+        self.has_new_receiver = True
+
+    def extend(self, items: Iterable[Unread]) -> None:
+        """Put items at the end, in their order."""
+        for item in items:
+            self.add(item)
+
+    def unread(self) -> list[Unread]:
+        """Return the items, oldest first: the next run of the instance goes on with them."""
+        return list(self._items)
+
+    def take(self, operations: Operations) -> Unread | None:
+        """Remove and return the oldest item that can be released; a message then names its receive."""
+        if not self.has_new_receiver:
+            return None
+        for index, item in enumerate(self._items):
+            if type(item) is CancelRequested:
+                del self._items[index]
+                return item
+            receiver = operations.receiver_of(item.channel)
+            if receiver is not None:
+                del self._items[index]
+                return msgspec.structs.replace(item, activity_id=receiver)
+        self.has_new_receiver = False
+        return None

@@ -1,0 +1,181 @@
+"""What is recorded of a run, as replay needs it."""
+
+from __future__ import annotations
+
+import sys
+from itertools import groupby
+from typing import TYPE_CHECKING, assert_never
+
+import msgspec
+
+from romancy.core.calls import CallKind
+from romancy.core.events import (
+    CLOSINGS,
+    MARKERS,
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityRetried,
+    CancelRequested,
+    Event,
+    EventKind,
+    MessageReceived,
+    MessageSent,
+    Note,
+    Release,
+    TimerFired,
+)
+from romancy.errors import NondeterminismError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import FrameType
+
+_OPERATION_KIND = {
+    EventKind.ACTIVITY_COMPLETED: CallKind.ACTIVITY,
+    EventKind.ACTIVITY_FAILED: CallKind.ACTIVITY,
+    EventKind.ACTIVITY_RETRIED: CallKind.ACTIVITY,
+    EventKind.MESSAGE_RECEIVED: CallKind.RECEIVE,
+    EventKind.MESSAGE_SENT: CallKind.SEND,
+    EventKind.SIDE_EFFECT: CallKind.SIDE_EFFECT,
+}
+_MEND = "deploy the code that the run began with, or a new version of the workflow beside it"
+
+
+def note_of(release: Release) -> Note:
+    """Return what history keeps of a release."""
+    match release:
+        case ActivityCompleted(activity_id, result):
+            return Note(EventKind.ACTIVITY_COMPLETED, activity_id, result)
+        case ActivityFailed(activity_id, failure):
+            return Note(EventKind.ACTIVITY_FAILED, activity_id, failure)
+        case ActivityRetried(activity_id, attempt):
+            return Note(EventKind.ACTIVITY_RETRIED, activity_id, attempt)
+        case TimerFired(timer_id):
+            return Note(EventKind.TIMER_FIRED, timer_id, None)
+        case MessageReceived(_, envelope, _, activity_id):
+            return Note(EventKind.MESSAGE_RECEIVED, activity_id, envelope)
+        case MessageSent(activity_id, outcome):
+            return Note(EventKind.MESSAGE_SENT, activity_id, outcome)
+        case CancelRequested(reason):
+            return Note(EventKind.CANCEL_REQUESTED, None, reason)
+        case _:
+            assert_never(release)
+
+
+def release_of(event: Event) -> Release | None:
+    """Return the release that an event records; None for markers and for what closes a run.
+
+    Raises:
+        NondeterminismError: The event's kind is not one that this romancy knows, or it has no id.
+    """
+    kind, key, payload = event.kind, event.activity_id or "", event.payload or b""
+    match kind:
+        case EventKind.ACTIVITY_COMPLETED:
+            return ActivityCompleted(key, payload)
+        case EventKind.ACTIVITY_FAILED:
+            return ActivityFailed(key, payload)
+        case EventKind.ACTIVITY_RETRIED:
+            return ActivityRetried(key, payload)
+        case EventKind.TIMER_FIRED:
+            return TimerFired(key)
+        case EventKind.MESSAGE_RECEIVED:
+            return MessageReceived(key.partition(":")[2], payload, 0, key)
+        case EventKind.MESSAGE_SENT:
+            return MessageSent(key, payload)
+        case EventKind.CANCEL_REQUESTED:
+            return CancelRequested(payload)
+        case EventKind.ACTIVITY_SCHEDULED | EventKind.TIMER_STARTED | EventKind.TIMER_CANCELLED:
+            return None
+        case _ if kind in MARKERS or kind in CLOSINGS:
+            return None
+        case _:
+            msg = f"event {event.seq} has the unknown kind {kind}: it was written by a newer romancy"
+            raise NondeterminismError(msg, event.activity_id)
+
+
+class RecordedTurn(msgspec.Struct, frozen=True):
+    """One turn of a history: its releases in their order."""
+
+    number: int
+    stamp: int
+    releases: list[Release]
+
+
+def turns_of(events: Iterable[Event]) -> list[RecordedTurn]:
+    """Group a history, ordered by seq, into turns."""
+    return [
+        RecordedTurn(number, stamp, [release for event in rows if (release := release_of(event)) is not None])
+        for (number, stamp), rows in groupby(events, key=lambda event: (event.turn, event.stamp))
+    ]
+
+
+class Journal:
+    """Check what the code asks for against what is recorded, and hold the recorded markers."""
+
+    def __init__(self, events: Sequence[Event], ahead: Sequence[Event] = ()) -> None:
+        """Index a history.
+
+        Args:
+            events: What has been gone through; its markers must be met again.
+            ahead: What is recorded after that.
+        """
+        self._recorded: dict[str, tuple[CallKind, str]] = {}
+        self._markers: dict[str, bytes] = {}
+        for event in (*events, *ahead):
+            kind = _OPERATION_KIND.get(EventKind(event.kind)) if event.kind in _OPERATION_KIND else None
+            if kind is None or event.activity_id is None:
+                continue
+            position, _, name = event.activity_id.partition(":")
+            self._recorded[position] = (kind, name)
+            if event.kind in MARKERS:
+                self._markers[event.activity_id] = event.payload or b"null"
+
+    def check(self, position: str, kind: CallKind, name: str) -> None:
+        """Raise `NondeterminismError` if something else is recorded at a position."""
+        recorded = self._recorded.get(position)
+        if recorded is None or recorded == (kind, name):
+            return
+        location = author_location()
+        was, asked = f"{recorded[0].value} {recorded[1]!r}", f"{kind.value} {name!r}"
+        msg = f"{position}: history records {was}, but the code at {location} asks for {asked}: {_MEND}"
+        raise NondeterminismError(msg, position, was, asked, location)
+
+    def take_marker(self, activity_id: str) -> bytes:
+        """Return a recorded marker's value.
+
+        Raises:
+            NondeterminismError: Nothing is recorded under the id.
+        """
+        value = self._markers.pop(activity_id, None)
+        if value is None:
+            location = author_location()
+            msg = f"{activity_id}: history does not record it, but the code at {location} asks for it: {_MEND}"
+            raise NondeterminismError(msg, activity_id, None, activity_id, location)
+        return value
+
+    def finish(self) -> None:
+        """Raise `NondeterminismError` if a recorded marker was not reached."""
+        for activity_id in self._markers:
+            raise unreached(activity_id)
+
+
+def unreached(activity_id: str) -> NondeterminismError:
+    """Return the error for a recorded id that the code does not get to any more."""
+    msg = f"{activity_id}: history records it, but the code no longer gets there: {_MEND}"
+    return NondeterminismError(msg, activity_id, activity_id)
+
+
+_FOREIGN = ("romancy.", "asyncio", "anyio", "contextlib", "concurrent.")
+
+
+def author_location() -> str:
+    """Return ``file:line`` of the innermost frame outside romancy and asyncio; ``"?"`` if there is none."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith("romancy.worker"):
+            return "?"
+        if not module.startswith(_FOREIGN):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "?"

@@ -1,0 +1,365 @@
+"""The deterministic event loop that a run's coroutines execute on.
+
+A FIFO ready queue, time that stands still within a turn, timers that are durable, and no I/O. It is entered from a
+plain callback of the host loop (or from no loop at all) and left when nothing in the run can go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+import types
+from asyncio import tasks as asyncio_tasks
+from collections import deque
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from romancy.core.clock import MICROSECONDS
+from romancy.errors import NondeterminismError, NotInWorkflowError
+from romancy.replay import patches
+from romancy.replay.futures import (
+    OperationFuture,
+    ReplayFuture,
+    ReplayHandle,
+    ReplayTask,
+    ReplayTimerHandle,
+)
+from romancy.replay.ids import Scope
+from romancy.replay.suspend import SuspendSignal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine
+
+    from romancy.replay.execution import Execution
+
+T = TypeVar("T")
+
+CALLBACK_LIMIT = 1_000_000
+"""Callbacks in one drain, after which the run is taken to spin."""
+DELIVERY_LIMIT = 100
+"""Re-deliveries of anyio's cancellation in one drain; the rest wait for the next."""
+STRIKES = 3
+"""How often a task of a poisoned run is refused; then it hangs and is ended from outside."""
+
+current_scope: contextvars.ContextVar[Scope] = contextvars.ContextVar("romancy_scope")
+
+_get_running_loop = asyncio._get_running_loop
+_set_running_loop: Callable[[object], None] = asyncio._set_running_loop
+_ENSURE_FUTURE = {
+    getattr(asyncio_tasks, name).__code__
+    for name in ("ensure_future", "_ensure_future")
+    if hasattr(asyncio_tasks, name)
+}
+_WAIT_FOR = asyncio_tasks.wait_for.__code__
+
+
+class SpinningError(Exception):
+    """A drain does not end: the run spins without waiting for anything."""
+
+
+class TurnInterrupted(KeyboardInterrupt):
+    """The watchdog stops a drain. A KeyboardInterrupt, because asyncio's tasks let only that kind out."""
+
+
+class ReplayLoop(asyncio.AbstractEventLoop):
+    """Run the callbacks of one workflow run, in an order that is the same at every replay."""
+
+    def __init__(self, execution: Execution, salt: int) -> None:
+        self.romancy_run = execution
+        self.poison: SuspendSignal | None = None
+        self.is_interrupted = False
+        self.tasks: list[ReplayTask[Any]] = []
+        self.generators: list[AsyncGenerator[Any, Any]] = []
+        self.reports: list[dict[str, Any]] = []
+        self.ready: deque[asyncio.Handle] = deque()
+        self.stamp = 0
+        self.callback_limit = CALLBACK_LIMIT
+        self._time = 0.0
+        self._next_hash = salt
+        self._prune_at = 64
+        self._deferred: list[asyncio.Handle] = []
+        self._deliveries = 0
+
+    # -- time -------------------------------------------------------------------------------------------
+
+    def set_stamp(self, stamp: int) -> None:
+        """Set the loop's time for one turn; epoch microseconds."""
+        self.stamp = stamp
+        self._time = stamp / MICROSECONDS
+
+    def time(self) -> float:
+        """Return the turn's stamp in epoch seconds."""
+        return self._time
+
+    # -- what asyncio asks of any loop ------------------------------------------------------------------
+
+    def get_debug(self) -> bool:
+        """Return False: debug mode would add callbacks of its own."""
+        return False
+
+    def set_debug(self, enabled: bool) -> None:
+        """Ignore the setting."""
+
+    def is_running(self) -> bool:
+        """Return whether the loop is draining."""
+        return _get_running_loop() is self
+
+    def is_closed(self) -> bool:
+        """Return False: the loop holds nothing to close."""
+        return False
+
+    def get_task_factory(self) -> None:
+        """Return None: the loop makes its tasks itself."""
+
+    def get_exception_handler(self) -> None:
+        """Return None: reports go to the worker's log."""
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Keep a report for the worker to log, unless the run is leaving memory."""
+        if self.poison is None:
+            self.reports.append(context)
+
+    default_exception_handler = call_exception_handler
+
+    # -- futures and tasks ------------------------------------------------------------------------------
+
+    def next_hash(self) -> int:
+        """Return the hash of the next task or future."""
+        self._next_hash += 1
+        return self._next_hash
+
+    def strike(self) -> None:
+        """Refuse something to a task of a poisoned run; after three times let it hang instead.
+
+        Raises:
+            SuspendSignal: The first three times per task, and always in a callback.
+        """
+        assert self.poison is not None
+        task: Any = asyncio.current_task(self)
+        if task is None:
+            raise SuspendSignal(self.poison.kind)
+        task.strikes += 1
+        if task.strikes <= STRIKES:
+            raise SuspendSignal(self.poison.kind)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """Make a future with a hash of the run."""
+        if self.poison is not None:
+            self.strike()
+        self._next_hash = ordinal = self._next_hash + 1
+        future: ReplayFuture[Any] = ReplayFuture.__new__(ReplayFuture)
+        future.ordinal_hash = ordinal
+        future.__init__(loop=self)  # type: ignore[misc] # the hash is needed before
+        return future
+
+    def create_operation(self) -> OperationFuture:
+        """Make the future of a durable operation."""
+        self._next_hash = ordinal = self._next_hash + 1
+        future: OperationFuture = OperationFuture.__new__(OperationFuture)
+        future.ordinal_hash = ordinal
+        future.__init__(loop=self)  # type: ignore[misc]
+        return future
+
+    def scope(self) -> Scope:
+        """Return the scope of the running task; in a callback, that of the task that registered it."""
+        task: Any = asyncio.current_task(self)
+        return task.scope if task is not None else current_scope.get()
+
+    def create_task(
+        self, coro: Coroutine[Any, Any, T], *, name: str | None = None, context: contextvars.Context | None = None
+    ) -> asyncio.Task[T]:
+        """Spawn a task with a scope of its own, named by its spawn path."""
+        if self.poison is not None:
+            coro.close()
+            self.strike()
+        parent = self.scope()
+        scope = None
+        transparent_of = None
+        frame: types.FrameType | None = sys._getframe(1)
+        if frame is not None and frame.f_code in _ENSURE_FUTURE:
+            while frame is not None and frame.f_code in _ENSURE_FUTURE:
+                frame = frame.f_back
+            if frame is not None and frame.f_code is _WAIT_FOR:
+                scope = parent
+                transparent_of = asyncio.current_task(self)
+            elif frame is not None and _is_as_completed(frame) and isinstance(coro, types.CoroutineType):
+                coro.close()
+                msg = (
+                    "asyncio.as_completed makes tasks of coroutines in the order of their addresses, which no replay "
+                    "can repeat: use romancy.as_completed, or create the tasks first"
+                )
+                raise NondeterminismError(msg)
+        if scope is None:
+            scope = parent.child()
+        if context is None:
+            context = contextvars.copy_context()
+            if scope is not parent:
+                context.run(current_scope.set, scope)
+        return self.make_task(coro, scope, name or scope.path, context, transparent_of)
+
+    def make_task(
+        self,
+        coro: Coroutine[Any, Any, T],
+        scope: Scope,
+        name: str,
+        context: contextvars.Context,
+        transparent_of: asyncio.Task[Any] | None = None,
+    ) -> ReplayTask[T]:
+        """Make a task in a given scope and keep it in the order of creation."""
+        task: ReplayTask[T] = ReplayTask.__new__(ReplayTask)
+        # Task.__init__ adds the task to a WeakSet, which asks for its hash.
+        task.ordinal_hash = self.next_hash()
+        task.scope = scope
+        task.strikes = 0
+        task.transparent_of = transparent_of
+        task.__init__(coro, loop=self, name=name, context=context)  # type: ignore[misc]
+        self.tasks.append(task)
+        if len(self.tasks) > self._prune_at:
+            self.tasks = [kept for kept in self.tasks if not kept.done()]
+            self._prune_at = 2 * len(self.tasks) + 64
+        return task
+
+    def spawn(self, coro: Coroutine[Any, Any, T], path: str, name: str) -> ReplayTask[T]:
+        """Make a task in an empty context: nothing of a request that started the run leaks in."""
+        context = contextvars.Context()
+        scope = Scope(path)
+        context.run(current_scope.set, scope)
+        return self.make_task(coro, scope, name, context)
+
+    # -- callbacks and timers ---------------------------------------------------------------------------
+
+    def call_soon(
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """Queue a callback."""
+        handle = ReplayHandle(callback, args, self, context)
+        if patches.is_anyio_delivery(callback) and patches.is_anyio_delivery_frame(sys._getframe(1)):
+            # anyio delivers a cancellation again at every tick: for ever, if nothing can move before a release.
+            self._deliveries += 1
+            if self._deliveries > DELIVERY_LIMIT:
+                self._deferred.append(handle)
+                return handle
+        self.ready.append(handle)
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Register a durable timer, ``delay`` seconds after the turn's stamp."""
+        return self.call_at(self._time + delay, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Register a durable timer; one that is already due is a callback.
+
+        The deadline in microseconds is ``when`` rounded, plus one if it then lies before ``when``: rounding alone
+        could fire before the float time that the author compares with.
+        """
+        if self.poison is not None:
+            self.strike()
+        handle = ReplayTimerHandle(when, callback, args, self, context)
+        handle.timer_id = self.scope().next_timer()
+        if when <= self._time:
+            handle.deadline = self.stamp
+            self.ready.append(handle)
+            return handle
+        deadline = round(when * MICROSECONDS)
+        if deadline / MICROSECONDS < when:
+            deadline += 1
+        handle.deadline = max(deadline, self.stamp + 1)
+        handle._scheduled = True  # type: ignore[attr-defined] # asyncio's flag: cancel() then tells the loop
+        self.romancy_run.timers.add(handle)
+        return handle
+
+    def _timer_handle_cancelled(self, handle: ReplayTimerHandle) -> None:
+        if handle._scheduled:  # type: ignore[attr-defined]
+            self.romancy_run.timers.discard(handle)
+
+    # -- async generators -------------------------------------------------------------------------------
+
+    def _first_iteration(self, generator: AsyncGenerator[Any, Any]) -> None:
+        self.generators.append(generator)
+
+    @staticmethod
+    def _finalize(_: AsyncGenerator[Any, Any]) -> None:
+        """Do nothing: CPython then frees a suspended generator without running its ``finally``."""
+
+    # -- the drain --------------------------------------------------------------------------------------
+
+    def drain(self, limit: int | None = None) -> None:
+        """Run the ready queue until nothing in it can go on. The loop must be entered.
+
+        Raises:
+            SpinningError: More callbacks ran than ``limit`` (or the loop's own).
+            TurnInterrupted: The watchdog stopped it.
+        """
+        ready = self.ready
+        pop = ready.popleft
+        left = limit = limit or self.callback_limit
+        self._deliveries = 0
+        if self._deferred:
+            ready.extend(self._deferred)
+            self._deferred.clear()
+        while ready:
+            handle: Any = pop()
+            if handle._cancelled:
+                continue
+            left -= 1
+            if left < 0:
+                msg = f"{limit:,} callbacks in one turn: the workflow spins without waiting for anything durable"
+                raise SpinningError(msg)
+            try:
+                handle._context.run(handle._callback, *handle._args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self.call_exception_handler(
+                    {"message": "callback failed", "exception": exc, "handle": handle}
+                )
+            if self.is_interrupted:
+                raise TurnInterrupted
+        if len(self.generators) > 32:
+            self.generators = [g for g in self.generators if g.ag_frame is not None]
+
+    def __enter__(self) -> None:
+        self._outer = (_get_running_loop(), sys.get_asyncgen_hooks())
+        _set_running_loop(self)
+        sys.set_asyncgen_hooks(self._first_iteration, self._finalize)
+
+    def __exit__(self, *_: object) -> None:
+        loop, hooks = self._outer
+        _set_running_loop(loop)
+        sys.set_asyncgen_hooks(*hooks)
+
+
+def _is_as_completed(frame: types.FrameType) -> bool:
+    """Tell whether a frame is asyncio's as_completed: a set comprehension in 3.11, a function or class later."""
+    code = frame.f_code
+    return frame.f_globals is asyncio_tasks.__dict__ and (
+        code.co_name in {"<setcomp>", "as_completed"} or "_AsCompleted" in code.co_qualname
+    )
+
+
+def _refusal(name: str) -> Callable[..., Any]:
+    def refuse(self: ReplayLoop, *_: object, **__: object) -> Any:
+        msg = f"loop.{name}() in a workflow: put it in an activity"
+        raise NotInWorkflowError(msg)
+
+    refuse.__name__ = name
+    return refuse
+
+
+_REFUSED = (
+    "run_forever run_until_complete stop close shutdown_asyncgens shutdown_default_executor run_in_executor "
+    "set_default_executor getaddrinfo getnameinfo create_connection create_server start_tls sendfile "
+    "create_unix_connection create_unix_server connect_accepted_socket create_datagram_endpoint "
+    "connect_read_pipe connect_write_pipe subprocess_shell subprocess_exec add_reader remove_reader add_writer "
+    "remove_writer sock_recv sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto "
+    "sock_connect sock_accept sock_sendfile add_signal_handler remove_signal_handler set_task_factory "
+    "set_exception_handler call_soon_threadsafe"
+).split()
+for _name in _REFUSED:
+    setattr(ReplayLoop, _name, _refusal(_name))
+ReplayLoop.__abstractmethods__ = frozenset()
+patches.install()

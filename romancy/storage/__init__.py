@@ -1,0 +1,1 @@
+"""Where instances live: the `Storage` protocol and its databases."""

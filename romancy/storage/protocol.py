@@ -1,0 +1,180 @@
+"""The seam between the engine and a database.
+
+Every method is one transaction. Every method may raise `StorageError` when the database can't be reached; what it
+wanted to write is then either written whole or not at all, and calling it again with the same values is safe.
+Instants are epoch microseconds on the storage's own clock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+
+    from romancy.core.events import Event
+    from romancy.core.records import (
+        Accepted,
+        Claims,
+        Creation,
+        Entry,
+        Instance,
+        InstanceFilter,
+        Mail,
+        NewInstance,
+        Post,
+        PostResult,
+        Refused,
+        Rejected,
+        SessionInfo,
+        Status,
+    )
+
+
+class Storage(Protocol):
+    """Keep instances, their histories and inboxes, and the sessions of workers."""
+
+    async def open(self, *, migrate: bool = True) -> None:
+        """Connect, and bring the schema up to date under a lock (or only verify it).
+
+        Raises:
+            SchemaVersionError: The database is newer than this romancy, or holds something else, or
+                ``migrate`` is off and it is older. It is not touched.
+            StorageError: The database can't be opened.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free connections and threads. Safe to call twice."""
+        ...
+
+    async def open_session(self, info: SessionInfo, ttl: timedelta) -> int:
+        """Register a worker; its session lives for ``ttl`` from now unless renewed."""
+        ...
+
+    async def renew_session(self, session: int, ttl: timedelta) -> None:
+        """Let the session live for ``ttl`` from now.
+
+        Raises:
+            SessionLostError: It was declared dead or has expired; it can't come back.
+        """
+        ...
+
+    async def close_session(self, session: int) -> None:
+        """End the session and free what it owns, claimable at once where it was due. Nothing if it is gone."""
+        ...
+
+    async def reap_sessions(self) -> int:
+        """Declare expired sessions dead and free what they own, in the same transaction.
+
+        An instance that was due while it was owned (a turn or a body was under way) counts a recovery.
+
+        Returns:
+            How many instances were freed.
+        """
+        ...
+
+    async def create(self, new: NewInstance, on_conflict: Literal["raise", "attach", "restart"] = "raise") -> Creation:
+        """Create an instance.
+
+        A row with the same ``execution_id`` is this call's own, written by an attempt whose acknowledgement
+        was lost: it is returned as new.
+
+        Raises:
+            InstanceAlreadyExistsError: The id is taken, and ``on_conflict`` is ``"raise"``.
+            InstanceRunningError: ``"restart"``, and the instance has not ended.
+        """
+        ...
+
+    async def post(self, post: Post) -> PostResult:
+        """Put an item into an instance's inbox and make the instance claimable now, in one transaction."""
+        ...
+
+    async def claim(self, session: int, definitions: Sequence[tuple[str, str]], build: str, *, limit: int) -> Claims:
+        """Take ownership of instances that are due.
+
+        Atomic: two sessions never claim the same instance. A pending instance becomes RUNNING and gets its
+        ``started_at``. A blocked instance is taken only by a build other than the one that blocked it, and
+        becomes RUNNING. A paused one is not taken. The claim itself leaves ``wake_at`` untouched (in the past).
+
+        Args:
+            session: The claiming worker's live session.
+            definitions: The (workflow, version) pairs that it serves.
+            build: The worker's build.
+            limit: Upper bound on the result's length; at least 1.
+
+        Returns:
+            At most ``limit`` claims, highest priority first, then earliest ``wake_at``, each with its history and inbox.
+
+        Raises:
+            SessionLostError: The session is dead.
+        """
+        ...
+
+    async def commit(self, session: int, entries: Sequence[Entry]) -> list[Accepted | Rejected | Refused]:
+        """Write what turns ask for: each entry whole or not at all, in one transaction.
+
+        Idempotent: an entry that an earlier call has written is recognised by its first event and accepted
+        again with the same outcomes. At most one entry per instance in a call.
+
+        Returns:
+            One answer per entry, in order.
+
+        Raises:
+            SessionLostError: The session is dead; nothing is written.
+        """
+        ...
+
+    async def mail(self, session: int) -> list[Mail]:
+        """Read the inbox rows of owned instances that their owner has not seen (``seq > inbox_seen``)."""
+        ...
+
+    async def block_unserved(self, *, due_before: int) -> int:
+        """Block unowned instances that were due before that instant and that no live session serves.
+
+        They keep their ``wake_at``, are blocked by no build, so any worker that serves them claims them, and their
+        reason names the workflow and version that are missing.
+
+        Returns:
+            How many were blocked.
+        """
+        ...
+
+    async def get(self, id: str) -> Instance | None:
+        """Read an instance's row."""
+        ...
+
+    async def history(self, key: int, *, run: int | None = None, after: int = -1) -> list[Event]:
+        """Read the events with ``seq > after`` of a run (None: the current one), ordered by seq."""
+        ...
+
+    async def list(self, where: InstanceFilter, *, after: int = 0, limit: int = 100) -> list[Instance]:
+        """Read instances with ``key > after``, ordered by key."""
+        ...
+
+    async def statuses(self, keys: Sequence[int]) -> dict[int, Status]:
+        """Read how instances stand; a purged one is missing."""
+        ...
+
+    async def terminate(self, id: str, failure: bytes) -> None:
+        """End an instance now, whoever owns it: a `RUN_TERMINATED` event is its last, and its owner's next entry is rejected.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceClosedError: It has ended already.
+        """
+        ...
+
+    async def purge(self, id: str) -> None:
+        """Delete an instance that has ended, with its history and inbox.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceRunningError: It has not ended.
+        """
+        ...
+
+    async def wait_for_change(self, timeout: timedelta) -> bool:
+        """Return True soon after another process has written to the database, False when ``timeout`` is over."""
+        ...

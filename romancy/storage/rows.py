@@ -1,0 +1,95 @@
+"""The rows that a commit reads and writes, as tuples in the order of their columns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """What a decision needs to know of an instance."""
+
+    key: int
+    id: str
+    execution_id: int
+    session: int | None
+    status: int
+    run: int
+    next_seq: int
+    drained_seq: int
+    wake_at: int | None
+    inbox_seq: int
+    inbox_seen: int
+    recoveries: int
+
+
+class HistoryRow(NamedTuple):
+    """An event with its place."""
+
+    key: int
+    run: int
+    seq: int
+    turn: int
+    stamp: int
+    kind: int
+    activity_id: str | None
+    payload: bytes | None
+
+
+class MessageRow(NamedTuple):
+    """An inbox item with its place."""
+
+    key: int
+    seq: int
+    kind: int
+    channel: str | None
+    message_id: str
+    sender: str | None
+    body: bytes
+    at: int
+
+
+class Advance(NamedTuple):
+    """An instance of which nothing but its place in history has changed: no indexed column."""
+
+    next_seq: int
+    drained_seq: int
+    recoveries: int
+    key: int
+
+
+class Settlement(NamedTuple):
+    """An instance that was parked, freed, blocked or closed, or whose inbox was looked at."""
+
+    session: int | None
+    status: int
+    next_seq: int
+    drained_seq: int
+    wake_at: int | None
+    inbox_seq: int
+    inbox_seen: int
+    recoveries: int
+    is_waiting_on_written: bool
+    waiting_on: bytes | None
+    reason: bytes | None
+    build: str | None
+    closed_at: int | None
+    key: int
+
+
+class Reach(NamedTuple):
+    """An instance that only got something into its inbox."""
+
+    inbox_seq: int
+    wake_at: int | None
+    key: int
+
+
+class Opening(NamedTuple):
+    """An instance whose next run begins."""
+
+    run: int
+    workflow: str
+    version: str
+    input: bytes
+    started_at: int
+    key: int

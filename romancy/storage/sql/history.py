@@ -1,0 +1,30 @@
+"""Statements on histories."""
+
+from __future__ import annotations
+
+from romancy.core.events import Event
+from romancy.storage.rows import HistoryRow
+from romancy.storage.sql import insert, names
+
+_EVENT = names(Event._fields)
+
+INSERT = insert("history", HistoryRow._fields)
+
+OF_RUN = f"SELECT {_EVENT} FROM history WHERE key = ? AND run = ? AND seq > ? ORDER BY seq"
+
+OF_CURRENT_RUN = (
+    f"SELECT {_EVENT} FROM history WHERE key = ? AND run = (SELECT run FROM instances WHERE key = ?) AND seq > ?"
+    " ORDER BY seq"
+)
+
+SLICE = f"SELECT {_EVENT} FROM history WHERE key = ? AND run = ? AND seq >= ? AND seq < ? ORDER BY seq"
+
+# CROSS JOIN keeps SQLite from starting with the larger table.
+OF_CURRENT_RUNS = (
+    f"SELECT h.key, {names(Event._fields, 'h')} FROM json_each(?) k CROSS JOIN instances i ON i.key = k.value"
+    " CROSS JOIN history h ON h.key = i.key AND h.run = i.run ORDER BY h.key, h.seq"
+)
+
+LAST_TURN = "SELECT turn FROM history WHERE key = ? AND run = ? ORDER BY seq DESC LIMIT 1"
+
+DELETE = "DELETE FROM history WHERE key = ?"

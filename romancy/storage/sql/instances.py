@@ -1,0 +1,199 @@
+"""Statements on instances."""
+
+from __future__ import annotations
+
+from romancy.core.records import Instance, Status
+from romancy.storage.rows import Advance, Opening, Reach, Row, Settlement
+from romancy.storage.sql import assignments, insert, names
+
+_COLUMNS = names(Instance.__struct_fields__)
+
+# These terms stand in the partial indexes too: SQLite uses an index only where it finds its terms literally.
+_IS_IDLE = "session IS NULL AND wake_at IS NOT NULL"
+_IS_READY = f"{_IS_IDLE} AND status < {Status.PAUSED:d}"
+_IS_BLOCKED = f"{_IS_IDLE} AND status = {Status.BLOCKED:d}"
+_HAS_MAIL = "inbox_seq > inbox_seen AND session IS NOT NULL"
+
+# What is freed while its inbox holds something unseen is claimable now.
+_WAKE_WHEN_FREED = (
+    "CASE WHEN inbox_seq > inbox_seen AND (wake_at IS NULL OR wake_at > ?) THEN ? ELSE wake_at END"
+)
+
+NEW = (
+    "id",
+    "execution_id",
+    "workflow",
+    "version",
+    "input",
+    "wake_at",
+    "trace_context",
+    "created_at",
+    "status",
+    "run",
+    "next_seq",
+    "drained_seq",
+    "inbox_seq",
+    "inbox_seen",
+    "recoveries",
+)
+INSERT = insert("instances", NEW)
+
+BY_ID = f"SELECT {_COLUMNS} FROM instances WHERE id = ?"
+
+BY_KEY = f"SELECT {_COLUMNS} FROM instances WHERE key = ?"
+
+BY_KEYS = f"SELECT {_COLUMNS} FROM instances WHERE key IN (SELECT value FROM json_each(?))"
+
+STATUSES = "SELECT key, status FROM instances WHERE key IN (SELECT value FROM json_each(?))"
+
+DELETE = "DELETE FROM instances WHERE key = ?"
+
+
+def listing(*, has_workflow: bool, has_statuses: bool, has_prefix: bool) -> str:
+    """Render the query of a page of instances.
+
+    Its parameters are the key to begin after; the workflow; the statuses as a JSON array; the prefix's first
+    id and the first id beyond it; the page's size. Those that are not asked for are left out.
+    """
+    terms = ["key > ?"]
+    if has_workflow:
+        terms.append("workflow = ?")
+    if has_statuses:
+        terms.append("status IN (SELECT value FROM json_each(?))")
+    if has_prefix:
+        terms.append("id >= ? AND id < ?")
+    return f"SELECT {_COLUMNS} FROM instances WHERE {' AND '.join(terms)} ORDER BY key LIMIT ?"
+
+
+ROWS_BY_KEYS = f"SELECT {names(Row._fields)} FROM instances WHERE key IN (SELECT value FROM json_each(?))"
+
+ROWS_BY_IDS = f"SELECT {names(Row._fields)} FROM instances WHERE id IN (SELECT value FROM json_each(?))"
+
+ADVANCE = f"UPDATE instances SET {assignments(Advance._fields[:-1])} WHERE key = ?"
+
+SETTLE = (
+    f"UPDATE instances SET {assignments(Settlement._fields[:8])},"
+    " waiting_on = CASE WHEN ? THEN ? ELSE waiting_on END,"
+    f" {assignments(Settlement._fields[10:-1])} WHERE key = ?"
+)
+
+REACH = f"UPDATE instances SET {assignments(Reach._fields[:-1])} WHERE key = ?"
+
+OPEN_RUN = f"UPDATE instances SET {assignments(Opening._fields[:-1])} WHERE key = ?"
+
+# The two that follow do what `decide` does, for entries that depend on nothing but these conditions.
+_RESET_RECOVERIES = "recoveries = CASE WHEN ? THEN 0 ELSE recoveries END"
+_UNCHANGED = (
+    "key = ? AND session = ? AND execution_id = ? AND run = ? AND next_seq = ?"
+    " AND inbox_seq = ? AND inbox_seen = ?"
+)
+
+ADVANCE_IF_UNCHANGED = (
+    f"UPDATE instances SET next_seq = ?, drained_seq = ?, {_RESET_RECOVERIES}"
+    f" WHERE {_UNCHANGED} AND status = {Status.RUNNING:d}"
+)
+
+SETTLE_IF_UNCHANGED = (
+    "UPDATE instances SET"
+    f" {assignments(('session', 'status', 'wake_at', 'waiting_on', 'reason', 'build', 'closed_at'))},"
+    f" next_seq = ?, drained_seq = ?, {_RESET_RECOVERIES} WHERE {_UNCHANGED}"
+)
+
+WITH_MAIL = f"SELECT key FROM instances WHERE session = ? AND {_HAS_MAIL}"
+
+# A lane is what one probe of an index covers, in the order of claims: a definition and a priority here, a
+# definition and the build that blocked it below. The recursions step from one lane to the next, so that the
+# instances in between are never visited.
+_DEFINITIONS = """definitions (workflow, version) AS (
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)
+  )"""
+
+LANES = f"""
+WITH RECURSIVE
+  {_DEFINITIONS},
+  lanes (workflow, version, priority) AS (
+    SELECT workflow, version, (
+      SELECT max(i.priority) FROM instances i
+      WHERE i.workflow = d.workflow AND i.version = d.version AND {_IS_READY}
+    ) FROM definitions d
+    UNION ALL
+    SELECT workflow, version, (
+      SELECT max(i.priority) FROM instances i
+      WHERE i.workflow = l.workflow AND i.version = l.version AND i.priority < l.priority AND {_IS_READY}
+    ) FROM lanes l WHERE priority IS NOT NULL
+  )
+SELECT workflow, version, priority, (
+  SELECT min(i.wake_at) FROM instances i
+  WHERE i.workflow = l.workflow AND i.version = l.version AND i.priority = l.priority AND {_IS_READY}
+), (
+  SELECT min(i.wake_at) FROM instances i
+  WHERE i.workflow = l.workflow AND i.version = l.version AND i.priority = l.priority AND {_IS_READY}
+    AND i.wake_at > ?
+) FROM lanes l WHERE priority IS NOT NULL
+"""
+
+DUE_IN_LANE = (
+    "SELECT -priority, wake_at, key FROM instances"
+    f" WHERE workflow = ? AND version = ? AND priority = ? AND wake_at <= ? AND {_IS_READY}"
+    " ORDER BY wake_at, key"
+)
+
+HAS_BLOCKED = f"SELECT 1 FROM instances WHERE {_IS_BLOCKED} LIMIT 1"
+
+BLOCKED_LANES = f"""
+WITH RECURSIVE
+  {_DEFINITIONS},
+  builds (workflow, version, build) AS (
+    SELECT workflow, version, (
+      SELECT min(i.build) FROM instances i
+      WHERE i.workflow = d.workflow AND i.version = d.version AND {_IS_BLOCKED}
+    ) FROM definitions d
+    UNION ALL
+    SELECT workflow, version, (
+      SELECT min(i.build) FROM instances i
+      WHERE i.workflow = b.workflow AND i.version = b.version AND i.build > b.build AND {_IS_BLOCKED}
+    ) FROM builds b WHERE build IS NOT NULL
+  )
+SELECT workflow, version, build FROM builds WHERE build <> ?
+UNION ALL
+SELECT workflow, version, NULL FROM definitions
+"""
+
+BLOCKED_IN_LANE = (
+    "SELECT -priority, wake_at, key FROM instances"
+    f" WHERE workflow = ? AND version = ? AND build IS ? AND {_IS_BLOCKED}"
+    " ORDER BY priority DESC, wake_at, key"
+)
+
+TAKE = (
+    f"UPDATE instances SET session = ?, status = {Status.RUNNING:d}, started_at = coalesce(started_at, ?),"
+    " inbox_seen = inbox_seq, reason = NULL, build = NULL WHERE key = ?"
+)
+
+FREE = f"UPDATE instances SET session = NULL, wake_at = {_WAKE_WHEN_FREED} WHERE session = ?"
+
+FREE_AND_COUNT = (
+    f"UPDATE instances SET session = NULL, wake_at = {_WAKE_WHEN_FREED},"
+    " recoveries = recoveries + (wake_at IS NOT NULL AND wake_at <= ?) WHERE session = ?"
+)
+
+END = (
+    "UPDATE instances SET session = NULL, wake_at = NULL, waiting_on = NULL, reason = NULL, build = NULL,"
+    " status = ?, closed_at = ?, next_seq = next_seq + 1 WHERE key = ?"
+)
+
+# A comparison of rows would walk through all instances of the present lane.
+NEXT_LANE = " UNION ALL ".join(
+    "SELECT * FROM (SELECT workflow, version, priority FROM instances"
+    f" WHERE {beyond} AND {_IS_READY} ORDER BY workflow, version, priority LIMIT 1)"
+    for beyond in (
+        "workflow = ? AND version = ? AND priority > ?",
+        "workflow = ? AND version > ?",
+        "workflow > ?",
+    )
+)
+
+BLOCK = (
+    f"UPDATE instances SET status = {Status.BLOCKED:d}, reason = ?, build = NULL"
+    f" WHERE workflow = ? AND version = ? AND priority = ? AND wake_at < ? AND {_IS_READY}"
+)

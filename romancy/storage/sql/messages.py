@@ -1,0 +1,32 @@
+"""Statements on inboxes and on the ids of what was delivered to them."""
+
+from __future__ import annotations
+
+from romancy.core.records import InboxItem
+from romancy.storage.rows import MessageRow
+from romancy.storage.sql import insert, names
+
+_ITEM = names(InboxItem.__struct_fields__, "m")
+
+INSERT = insert("messages", MessageRow._fields)
+
+DELETE_ONE = "DELETE FROM messages WHERE key = ? AND seq = ?"
+
+DELETE = "DELETE FROM messages WHERE key = ?"
+
+OF_INSTANCES = (
+    f"SELECT m.key, {_ITEM} FROM json_each(?) k CROSS JOIN messages m ON m.key = k.value"
+    " ORDER BY m.key, m.seq"
+)
+
+UNSEEN = (
+    f"SELECT i.key, i.execution_id, i.inbox_seq, {_ITEM} FROM instances i CROSS JOIN messages m"
+    " ON m.key = i.key AND m.seq > i.inbox_seen"
+    " WHERE i.session = ? AND i.session IS NOT NULL AND i.inbox_seq > i.inbox_seen ORDER BY i.key, m.seq"
+)
+
+INSERT_DELIVERY = insert("deliveries", ("key", "message_id", "at"))
+
+IS_DELIVERED = "SELECT 1 FROM deliveries WHERE key = ? AND message_id = ?"
+
+DELETE_DELIVERIES = "DELETE FROM deliveries WHERE key = ?"

@@ -1,0 +1,17 @@
+"""Statements on workers' sessions."""
+
+from __future__ import annotations
+
+from romancy.storage.sql import insert
+
+INSERT = insert("sessions", ("expires_at", "build", "definitions", "host", "pid", "started_at"))
+
+RENEW = "UPDATE sessions SET expires_at = ? WHERE id = ? AND expires_at > ?"
+
+IS_LIVE = "SELECT 1 FROM sessions WHERE id = ? AND expires_at > ?"
+
+EXPIRED = "SELECT id FROM sessions WHERE expires_at <= ?"
+
+LIVE_DEFINITIONS = "SELECT definitions FROM sessions WHERE expires_at > ?"
+
+DELETE = "DELETE FROM sessions WHERE id = ?"

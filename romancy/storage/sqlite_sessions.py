@@ -1,0 +1,79 @@
+"""Workers' sessions, and what becomes of instances that nobody looks after, on SQLite."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from romancy.core.failures import Failure, encode_failure
+from romancy.errors import SessionLostError
+from romancy.storage.sql import instances, sessions
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+    from romancy.core.records import SessionInfo
+
+
+def open_session(connection: sqlite3.Connection, info: SessionInfo, expires_at: int, now: int) -> int:
+    """Register a session and return its number, within a transaction."""
+    values = (expires_at, info.build, json.dumps(info.definitions), info.host, info.pid, now)
+    number = connection.execute(sessions.INSERT, values).lastrowid
+    assert number is not None
+    return number
+
+
+def renew_session(connection: sqlite3.Connection, session: int, expires_at: int, now: int) -> None:
+    """Let a session live longer, within a transaction.
+
+    Raises:
+        SessionLostError: It was declared dead or has expired.
+    """
+    if not connection.execute(sessions.RENEW, (expires_at, session, now)).rowcount:
+        raise SessionLostError(f"session {session} has expired or was closed: it can't be renewed")
+
+
+def close_session(connection: sqlite3.Connection, session: int, now: int) -> None:
+    """End a session and free what it owns, within a transaction."""
+    connection.execute(instances.FREE, (now, now, session))
+    connection.execute(sessions.DELETE, (session,))
+
+
+def reap_sessions(connection: sqlite3.Connection, now: int) -> int:
+    """End expired sessions and free what they own, within a transaction; return how many were freed."""
+    freed = 0
+    for (session,) in connection.execute(sessions.EXPIRED, (now,)).fetchall():
+        freed += connection.execute(instances.FREE_AND_COUNT, (now, now, now, session)).rowcount
+        connection.execute(sessions.DELETE, (session,))
+    return freed
+
+
+def block_unserved(connection: sqlite3.Connection, due_before: int, now: int) -> int:
+    """Block what no live session serves, within a transaction; return how many were blocked."""
+    served = {
+        (workflow, version)
+        for (definitions,) in connection.execute(sessions.LIVE_DEFINITIONS, (now,))
+        for workflow, version in json.loads(definitions)
+    }
+    blocked = 0
+    for workflow, version, priority in _lanes(connection):
+        if (workflow, version) in served:
+            continue
+        message = f"no worker serves workflow {workflow!r}, version {version!r}; deploy one that does"
+        reason = encode_failure(Failure("romancy.errors:WorkflowBlockedError", message))
+        values = (reason, workflow, version, priority, due_before)
+        blocked += connection.execute(instances.BLOCK, values).rowcount
+    return blocked
+
+
+def _lanes(connection: sqlite3.Connection) -> Iterator[tuple[str, str, int]]:
+    """Step through the definitions and priorities of what is unowned, without visiting the instances."""
+    workflow, version, priority = "", "", 0
+    while True:
+        beyond = (workflow, version, priority, workflow, version, workflow)
+        found = connection.execute(instances.NEXT_LANE, beyond).fetchall()
+        if not found:
+            return
+        workflow, version, priority = min(found)
+        yield workflow, version, priority

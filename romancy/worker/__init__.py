@@ -1,0 +1,1 @@
+"""A process that executes instances: claims, turns, activities, commits, timers, inboxes."""

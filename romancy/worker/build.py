@@ -1,0 +1,30 @@
+"""Naming the code that is deployed."""
+
+from __future__ import annotations
+
+import sys
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from romancy.core.definitions import Workflow
+
+
+def build_of(definitions: Iterable[Workflow[..., object]]) -> str:
+    """Return a digest of the source files that define the workflows.
+
+    Another digest means that a blocked instance is worth another try. A change in a module that they only import
+    does not show: name the build yourself then (``App(build=...)``), for example by the commit.
+    """
+    files = {
+        str(getattr(sys.modules.get(definition.fn.__module__), "__file__", None) or definition.fn.__code__.co_filename)
+        for definition in definitions
+    }
+    digest = blake2b(digest_size=8)
+    for file in sorted(files):
+        path = Path(file)
+        digest.update(path.read_bytes() if path.is_file() else file.encode())
+    return digest.hexdigest()

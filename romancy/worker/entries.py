@@ -1,0 +1,124 @@
+"""What a turn's commit says: pure functions from a turn to an entry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from romancy.core.calls import ReceiveCall
+from romancy.core.commands import RunActivity, Send
+from romancy.core.failures import Failure, encode_failure
+from romancy.core.records import LEAVE, Entry, NextRun, Outgoing, Status
+
+if TYPE_CHECKING:
+    from romancy.replay.execution import Execution, Turn
+    from romancy.worker.hot import HotRun
+
+_json = msgspec.json.Encoder()
+
+
+def has_to_be_written(entry: Entry, run: HotRun) -> bool:
+    """Tell whether an entry changes anything: one that only starts activities does not."""
+    return bool(
+        entry.notes
+        or entry.sends
+        or entry.consumed
+        or entry.is_freed
+        or entry.wake_at != LEAVE
+        or entry.status is not Status.RUNNING
+        or entry.inbox_seen > run.inbox_written
+    )
+
+
+def is_busy_after(run: HotRun, turn: Turn, now: int) -> bool:
+    """Tell whether something that only memory knows goes on once the turn is committed."""
+    if run.bodies or run.arrivals:
+        return True
+    for command in turn.commands:
+        if isinstance(command, RunActivity):
+            if command.not_before <= now:
+                return True
+        elif isinstance(command, Send):
+            return True
+    return False
+
+
+def entry_of(run: HotRun, turn: Turn, *, now: int, wake_at: int | None, is_freed: bool) -> Entry:
+    """Return what a turn commits.
+
+    Args:
+        run: Whose turn it is.
+        turn: What it asks for.
+        now: The worker's clock.
+        wake_at: When the instance is next claimable if the turn leaves it idle; `LEAVE` if it stays busy.
+        is_freed: The run leaves memory with this commit.
+    """
+    closing = turn.closing
+    next_run = None
+    status = Status.RUNNING
+    if closing is not None:
+        status = closing.status
+        is_freed = False
+        wake_at = None
+        if closing.next_call is not None:
+            definition = closing.next_call.definition
+            next_run = NextRun(definition.name, definition.version, closing.note.payload or b"{}")
+            wake_at = now
+    return Entry(
+        key=run.key,
+        execution_id=run.execution_id,
+        run=run.run,
+        seq=run.next_seq,
+        turn=turn.number,
+        stamp=turn.stamp,
+        notes=turn.notes,
+        consumed=turn.consumed,
+        sends=[_outgoing(command) for command in turn.commands if isinstance(command, Send)],
+        status=status,
+        wake_at=wake_at,
+        inbox_seen=run.inbox_looked,
+        is_freed=is_freed,
+        waiting_on=None if wake_at == LEAVE or closing is not None else waiting_on(run.execution),
+        next_run=next_run,
+    )
+
+
+def _outgoing(command: Send) -> Outgoing:
+    return Outgoing(command.activity_id, command.to, command.channel, command.body, command.message_id)
+
+
+def blocking_entry(run: HotRun, turn: Turn, failure: Failure, *, build: str, now: int) -> Entry:
+    """Return the entry that blocks a run: its results are kept, nothing else of the turn happens."""
+    return Entry(
+        key=run.key,
+        execution_id=run.execution_id,
+        run=run.run,
+        seq=run.next_seq,
+        turn=turn.number,
+        stamp=turn.stamp,
+        notes=turn.notes,
+        consumed=[],
+        sends=[],
+        status=Status.BLOCKED,
+        wake_at=now,
+        inbox_seen=run.inbox_written,
+        undrained=turn.undrained,
+        is_freed=True,
+        reason=encode_failure(failure),
+        build=build,
+    )
+
+
+def waiting_on(execution: Execution) -> bytes:
+    """Return, as JSON, what a parked run waits for."""
+    waits: list[dict[str, object]] = []
+    for call in execution.pending_calls():
+        wait: dict[str, object] = {"kind": call.kind.value, "id": call.activity_id}
+        if isinstance(call, ReceiveCall):
+            wait["channel"] = call.name
+        waits.append(wait)
+    timer = execution.timers.earliest()
+    if timer is not None:
+        waits.append({"kind": "timer", "id": timer.timer_id, "until": execution.instant(timer.deadline)})
+    return _json.encode(waits)

@@ -1,0 +1,103 @@
+"""A worker's registration in the database, and the duties that every worker shares."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from romancy.core.clock import MICROSECONDS
+from romancy.errors import SessionLostError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+
+    from romancy.core.clock import Clock
+    from romancy.core.records import SessionInfo
+    from romancy.storage.protocol import Storage
+
+_logger = logging.getLogger("romancy")
+
+
+class Session:
+    """Keep one session alive; when it is lost, say so and register anew.
+
+    A session that can't be renewed for as long as it lives is given up by its owner too: by then another worker may
+    have declared it dead.
+    """
+
+    def __init__(self, storage: Storage, info: SessionInfo, ttl: timedelta, on_lost: Callable[[], None]) -> None:
+        self._storage = storage
+        self._info = info
+        self._ttl = ttl
+        self._on_lost = on_lost
+        self._lost = asyncio.Event()
+        self.id: int | None = None
+
+    async def open(self) -> int:
+        """Register, and return the session's number."""
+        self.id = await self._storage.open_session(self._info, self._ttl)
+        self._lost.clear()
+        return self.id
+
+    async def close(self) -> None:
+        """Deregister and free everything owned."""
+        if self.id is not None:
+            await self._storage.close_session(self.id)
+            self.id = None
+
+    def lose(self) -> None:
+        """Note that the session is dead; what it owned is another's."""
+        if self.id is not None:
+            self.id = None
+            self._lost.set()
+            self._on_lost()
+
+    async def keep(self, on_open: Callable[[int], None]) -> None:
+        """Renew the session for ever, three times in its life; register anew after a loss."""
+        interval = self._ttl.total_seconds() / 3
+        renewed = time.monotonic()
+        while True:
+            if self.id is None:
+                try:
+                    on_open(await self.open())
+                    renewed = time.monotonic()
+                except StorageError as exc:
+                    _logger.warning("registering a session failed, trying again: %s", exc)
+                    await asyncio.sleep(min(interval, 1.0))
+                    continue
+            try:
+                await asyncio.wait_for(self._lost.wait(), interval)
+                continue
+            except TimeoutError:
+                pass
+            session = self.id
+            if session is None:
+                continue
+            try:
+                await self._storage.renew_session(session, self._ttl)
+                renewed = time.monotonic()
+            except SessionLostError as exc:
+                _logger.warning("%s", exc)
+                self.lose()
+            except StorageError as exc:
+                _logger.warning("renewing session %d failed: %s", session, exc)
+                if time.monotonic() - renewed > self._ttl.total_seconds():
+                    self.lose()
+
+
+async def housekeep(
+    storage: Storage, clock: Clock, ttl: timedelta, grace: timedelta, on_freed: Callable[[], None]
+) -> None:
+    """Declare dead sessions dead and block what nobody serves, for ever, three times in a session's life."""
+    while True:
+        try:
+            if await storage.reap_sessions():
+                on_freed()
+            due_before = clock.now() - round(grace.total_seconds() * MICROSECONDS)
+            await storage.block_unserved(due_before=due_before)
+        except StorageError as exc:
+            _logger.warning("housekeeping failed, trying again: %s", exc)
+        await asyncio.sleep(ttl.total_seconds() / 3)

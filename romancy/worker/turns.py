@@ -1,0 +1,452 @@
+"""Scheduling turns: what has arrived becomes a turn, the turn an entry, its acknowledgement what happens outside."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from romancy.core.commands import CancelActivity, RunActivity
+from romancy.core.events import CancelRequested, Envelope, Event, MessageReceived, TimerFired
+from romancy.core.failures import Failure, failure_of
+from romancy.core.records import LEAVE, Accepted, InboxKind, Refused, Rejected, Status
+from romancy.errors import CodecError, NondeterminismError, PayloadTooLargeError, StorageError
+from romancy.replay.execution import Turn
+from romancy.replay.journal import RecordedTurn, release_of
+from romancy.replay.loop import SpinningError, TurnInterrupted
+from romancy.worker.entries import blocking_entry, entry_of, has_to_be_written, is_busy_after
+from romancy.worker.hot import UNKNOWN, HotRun
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from romancy.core.clock import Clock
+    from romancy.core.events import Release
+    from romancy.core.records import Claim, Entry, InboxItem
+    from romancy.replay.execution import Execution
+    from romancy.replay.guard import Guard
+    from romancy.worker.activities import ActivityRunner
+    from romancy.worker.committer import Answer, Committer
+    from romancy.worker.hot import HotSet
+    from romancy.worker.timers import Alarms
+
+_logger = logging.getLogger("romancy")
+_SLICE = 0.005
+"""Seconds of turns after which the host's event loop gets its turn."""
+_RESULT, _TIMER, _INBOX = 1, 2, 0
+_CAN_NOT_GO_ON = (
+    SpinningError,
+    NondeterminismError,
+    CodecError,
+    PayloadTooLargeError,
+    TurnInterrupted,
+    SystemExit,
+)
+_encode = msgspec.json.Encoder().encode
+
+
+class Surroundings(Protocol):
+    """What turns tell the rest of the worker."""
+
+    def make_execution(self, claim: Claim) -> Execution:
+        """Return a new execution for a claimed instance."""
+        ...
+
+    def next_execution(self, run: HotRun, turn: Turn) -> Execution:
+        """Return the execution of the run that recur opens."""
+        ...
+
+    def run_ended(self, run: HotRun, status: Status, payload: bytes | None) -> None:
+        """Note that an instance has ended or is blocked; it is in the database. ``payload`` is its last event's."""
+        ...
+
+    def run_freed(self, wake_at: int | None) -> None:
+        """Note that an instance was freed and is due at an instant."""
+        ...
+
+    def mail_expected(self, keys: Iterable[int]) -> None:
+        """Note that inbox rows for instances, here or elsewhere, are in the database."""
+        ...
+
+
+class Turns:
+    """Compute the turns of hot runs, in the order in which something arrived for them.
+
+    A run has at most one uncommitted entry, and what its turn asks for happens after the acknowledgement. Turns are
+    computed in plain callbacks of the host's loop, never inside a task.
+    """
+
+    def __init__(
+        self,
+        *,
+        hot: HotSet,
+        committer: Committer,
+        activities: ActivityRunner,
+        alarms: Alarms,
+        clock: Clock,
+        guard: Guard | None,
+        build: str,
+        max_recoveries: int,
+        surroundings: Surroundings,
+    ) -> None:
+        self._hot = hot
+        self._committer = committer
+        self._activities = activities
+        self._alarms = alarms
+        self._clock = clock
+        self._guard = guard
+        self._build = build
+        self._max_recoveries = max_recoveries
+        self._around = surroundings
+        self._queue: deque[HotRun] = deque()
+        self._is_scheduled = False
+        self._arrived = 0
+        self.is_draining = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a turn or a commit is under way."""
+        return bool(self._queue) or any(run.is_committing or run.is_queued for run in self._hot)
+
+    # -- what arrives -----------------------------------------------------------------------------------
+
+    def adopt(self, claim: Claim) -> None:
+        """Take in an instance that this worker has claimed."""
+        stale = self._hot.get(claim.instance.key)
+        if stale is not None:
+            self.drop(stale)
+        run = HotRun(claim, self._around.make_execution(claim))
+        self._hot.add(run)
+        self._deliver_inbox(run, claim.inbox)
+        self.wake(run)
+
+    def result(self, run: HotRun, release: Release) -> None:
+        """Hand over the outcome of an activity."""
+        self._arrive(run, self._clock.now(), _RESULT, release)
+
+    def mail(self, run: HotRun, items: Iterable[InboxItem], inbox_seq: int) -> None:
+        """Hand over inbox rows, and note up to where the inbox has been looked at."""
+        fresh = [item for item in items if item.seq > run.inbox_looked]
+        run.inbox_looked = max(run.inbox_looked, inbox_seq)
+        run.is_mail_expected = False
+        run.wake_at = UNKNOWN
+        self._deliver_inbox(run, fresh)
+        self.wake(run)
+
+    def rang(self, key: int) -> None:
+        """Go on with a run one of whose deadlines may have come."""
+        run = self._hot.get(key)
+        if run is None:
+            return
+        run.alarm_at = None
+        now = self._clock.now()
+        if not self.is_draining:
+            for command in [command for command in run.backoffs.values() if command.not_before <= now]:
+                del run.backoffs[command.activity_id]
+                self._activities.start(run, command)
+        self.wake(run)
+
+    def body_ended(self, run: HotRun) -> None:
+        """Note that an activity's body has ended without an outcome that counts."""
+        self.wake(run)
+
+    def _deliver_inbox(self, run: HotRun, items: Iterable[InboxItem]) -> None:
+        for item in items:
+            release: Release
+            if item.kind is InboxKind.CANCEL:
+                release = CancelRequested(item.body, item.seq)
+            else:
+                envelope = Envelope(item.message_id, item.at, msgspec.Raw(item.body), item.sender)
+                release = MessageReceived(item.channel or "", _encode(envelope), item.seq)
+            self._arrive(run, item.at, _INBOX, release)
+
+    def _arrive(self, run: HotRun, at: int, rank: int, release: Release) -> None:
+        if run.is_gone:
+            return
+        self._arrived += 1
+        run.arrivals.append((at, rank, self._arrived, release))
+        self.wake(run)
+
+    def wake(self, run: HotRun) -> None:
+        """Have a run looked at soon."""
+        if run.is_queued or run.is_committing or run.is_gone:
+            return
+        run.is_queued = True
+        self._hot.mark_active(run)
+        self._queue.append(run)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._advance_some)
+
+    # -- turns ------------------------------------------------------------------------------------------
+
+    def _advance_some(self) -> None:
+        self._is_scheduled = False
+        until = time.monotonic() + _SLICE
+        while self._queue:
+            run = self._queue.popleft()
+            run.is_queued = False
+            if not run.is_gone and not run.is_committing:
+                self._advance(run)
+            if time.monotonic() > until:
+                break
+        if self._queue and not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._advance_some)
+
+    def _advance(self, run: HotRun) -> None:
+        execution = run.execution
+        if not run.is_loaded and not self._load(run):
+            return
+        recorded = run.recorded
+        if recorded is not None:
+            run.recorded = None
+            turn = execution.activate(recorded.releases, stamp=recorded.stamp, is_recorded=True, guard=self._guard)
+        else:
+            now = self._clock.now()
+            batch = self._batch(run, now)
+            is_first = execution.turn == 0
+            if not batch and not is_first and execution.closing is None:
+                self._settle(run)
+                return
+            turn = execution.activate(batch, stamp=run.started_at if is_first else now, guard=self._guard)
+        self._report(run)
+        self._commit(run, turn)
+
+    def _batch(self, run: HotRun, now: int) -> list[Release]:
+        """Return what is released next: inbox rows by their arrival, results by theirs, timers by their deadline."""
+        arrivals = run.arrivals
+        run.arrivals = []
+        timers = run.execution.timers.due(now)
+        if not timers and len(arrivals) < 2:
+            return [release for *_, release in arrivals]
+        arrivals += [(at, _TIMER, index, TimerFired(timer_id)) for index, (at, timer_id) in enumerate(timers)]
+        arrivals.sort(key=lambda arrival: arrival[:3])
+        return [release for *_, release in arrivals]
+
+    def _load(self, run: HotRun) -> bool:
+        """Bring a claimed run to where its history ends; False if it can't be."""
+        claim, execution = run.claim, run.execution
+        run.claim = None
+        run.is_loaded = True
+        if claim is None:
+            return True
+        instance = claim.instance
+        if instance.recoveries >= self._max_recoveries:
+            message = (
+                f"its worker has died {instance.recoveries} times while it was under way (max_recoveries): "
+                "see what kills the process, then deploy another build or retry it"
+            )
+            self._block(run, Failure(type="romancy:RecoveryLimit", message=message))
+            return False
+        try:
+            run.recorded = execution.replay(
+                claim.history,
+                drained_seq=instance.drained_seq,
+                started_at=run.started_at,
+                guard=self._guard,
+            )
+        except _CAN_NOT_GO_ON as exc:
+            self._block(run, failure_of(exc))
+            return False
+        self._report(run)
+        for command in execution.outstanding():
+            self._start(run, command)
+        return True
+
+    def _report(self, run: HotRun) -> None:
+        """Log what the workflow's code left to asyncio's exception handler."""
+        reports = run.execution.loop.reports
+        while reports:
+            context = reports.pop(0)
+            _logger.error("instance %s: %s", run.id, context.get("message"), exc_info=context.get("exception"))
+
+    # -- commits ----------------------------------------------------------------------------------------
+
+    def _commit(self, run: HotRun, turn: Turn) -> None:
+        if turn.blocked is not None:
+            entry = blocking_entry(run, turn, turn.blocked, build=self._build, now=self._clock.now())
+            _logger.error("instance %s is blocked: %s", run.id, turn.blocked.message)
+        else:
+            now = self._clock.now()
+            is_busy = is_busy_after(run, turn, now)
+            is_freed = not is_busy and self._hot.limit == 0
+            wake_at = self._wake_at(run, turn, now, is_busy=is_busy)
+            if is_freed and wake_at == LEAVE:
+                wake_at = run.wake_at
+            entry = entry_of(run, turn, now=now, wake_at=wake_at, is_freed=is_freed)
+            if not has_to_be_written(entry, run):
+                self._apply(run, turn, [])
+                return
+        self._submit(run, turn, entry)
+
+    def _wake_at(self, run: HotRun, turn: Turn, now: int, *, is_busy: bool) -> int | None:
+        """Return what the commit writes into ``wake_at``: nothing where it is right as it is."""
+        if is_busy:
+            is_past = run.wake_at is not None and run.wake_at != UNKNOWN and run.wake_at <= now
+            return LEAVE if is_past or run.wake_at == UNKNOWN else now
+        deadlines = [
+            command.not_before
+            for command in turn.commands
+            if isinstance(command, RunActivity) and command.not_before > now
+        ]
+        known = run.next_deadline()
+        if known is not None:
+            deadlines.append(known)
+        target = min(deadlines) if deadlines else None
+        return LEAVE if target == run.wake_at else target
+
+    def _settle(self, run: HotRun) -> None:
+        """Leave a run that has nothing to do: write when it is next due, or let it go."""
+        if not run.is_idle or run.is_mail_expected or self.is_draining:
+            return
+        self._set_alarm(run)
+        now = self._clock.now()
+        nothing = Turn(run.execution.turn, max(now, run.execution.loop.stamp), [], 0, [], [], None, None)
+        self._hot.mark_idle(run)
+        wake_at = self._wake_at(run, nothing, now, is_busy=False)
+        if self._hot.limit == 0:
+            self._free(run)
+        elif wake_at != LEAVE or run.inbox_looked > run.inbox_written:
+            self._submit(run, nothing, entry_of(run, nothing, now=now, wake_at=wake_at, is_freed=False))
+        elif len(self._hot) > self._hot.limit:
+            self.evict_surplus(math.inf)
+
+    def _free(self, run: HotRun) -> None:
+        """Let an idle run leave memory; it is claimable when it is due."""
+        now = self._clock.now()
+        nothing = Turn(run.execution.turn, max(now, run.execution.loop.stamp), [], 0, [], [], None, None)
+        wake_at = run.next_deadline()
+        self._submit(run, nothing, entry_of(run, nothing, now=now, wake_at=wake_at, is_freed=True))
+
+    def evict_surplus(self, idle_timeout: float) -> None:
+        """Let the longest idle runs leave memory while there are too many, or they have been idle for too long."""
+        for run in self._hot.surplus(idle_timeout):
+            if run.is_idle:
+                self._free(run)
+
+    def _block(self, run: HotRun, failure: Failure) -> None:
+        _logger.error("instance %s is blocked: %s", run.id, failure.message)
+        stamp = max(self._clock.now(), run.execution.loop.stamp)
+        nothing = Turn(run.execution.turn + 1, stamp, [], 0, [], [], None, failure)
+        entry = blocking_entry(run, nothing, failure, build=self._build, now=self._clock.now())
+        self._submit(run, nothing, entry)
+
+    def _submit(self, run: HotRun, turn: Turn, entry: Entry) -> None:
+        run.is_committing = True
+        self._hot.mark_active(run)
+        self._committer.submit(entry, partial(self._answered, run, turn, entry))
+
+    def _answered(self, run: HotRun, turn: Turn, entry: Entry, answer: Answer) -> None:
+        run.is_committing = False
+        if run.is_gone:
+            return
+        match answer:
+            case Accepted(sent, is_mailed, recipients):
+                run.next_seq += len(entry.notes) + len(sent)
+                run.inbox_written = entry.inbox_seen
+                run.is_mail_expected = is_mailed
+                if is_mailed:
+                    run.wake_at = UNKNOWN
+                elif entry.wake_at != LEAVE:
+                    run.wake_at = entry.wake_at
+                if recipients or is_mailed:
+                    self._around.mail_expected((*recipients, run.key) if is_mailed else recipients)
+                if entry.is_freed and turn.blocked is None:
+                    self.drop(run)
+                    self._around.run_freed(self._clock.now() if is_mailed else entry.wake_at)
+                else:
+                    self._accepted(run, turn, entry, sent)
+            case Rejected(reason):
+                _logger.info("instance %s has moved on without this worker: %s", run.id, reason)
+                self.drop(run)
+            case Refused(error):
+                self._refused(run, entry, error)
+
+    def _accepted(self, run: HotRun, turn: Turn, entry: Entry, sent: list[Event]) -> None:
+        if turn.blocked is not None or entry.status.is_closed:
+            self.drop(run)
+            payload = entry.reason if turn.blocked is not None else entry.notes[-1].payload
+            self._around.run_ended(run, entry.status, payload)
+            return
+        if entry.next_run is not None:
+            self._recur(run, turn)
+            return
+        self._apply(run, turn, sent)
+
+    def _refused(self, run: HotRun, entry: Entry, error: str) -> None:
+        if entry.status is Status.BLOCKED:
+            _logger.error("instance %s: the database refuses even to block it: %s", run.id, error)
+            self.drop(run)
+            return
+        self._activities.cancel_all(run)
+        self._block(run, failure_of(StorageError(f"the database refuses what its turn commits: {error}")))
+
+    def _apply(self, run: HotRun, turn: Turn, sent: list[Event]) -> None:
+        """Do what a committed turn asks for outside."""
+        for command in turn.commands:
+            if isinstance(command, RunActivity):
+                self._start(run, command)
+            elif isinstance(command, CancelActivity):
+                run.backoffs.pop(command.activity_id, None)
+                self._activities.cancel(run, command.activity_id)
+        if sent:
+            releases = [release for event in sent if (release := release_of(event)) is not None]
+            run.recorded = RecordedTurn(turn.number + 1, turn.stamp, releases)
+        if sent or run.arrivals:
+            self.wake(run)
+        elif not run.bodies:
+            self._settle(run)
+        elif len(run.execution.timers):
+            self._set_alarm(run)
+
+    def _start(self, run: HotRun, command: RunActivity) -> None:
+        if self.is_draining:
+            return
+        if command.not_before > self._clock.now():
+            run.backoffs[command.activity_id] = command
+            self._set_alarm(run)
+        else:
+            self._activities.start(run, command)
+
+    def _set_alarm(self, run: HotRun) -> None:
+        deadline = run.next_deadline()
+        if deadline is not None and (run.alarm_at is None or deadline < run.alarm_at):
+            run.alarm_at = deadline
+            self._alarms.set(deadline, run.key)
+
+    def _recur(self, run: HotRun, turn: Turn) -> None:
+        unread = run.execution.inbox
+        old = run.execution
+        run.execution = self._around.next_execution(run, turn)
+        run.execution.inbox = unread
+        run.run += 1
+        run.next_seq = 0
+        run.started_at = turn.stamp
+        asyncio.get_running_loop().call_soon(old.suspend, self._guard)
+        self.wake(run)
+
+    # -- leaving memory ---------------------------------------------------------------------------------
+
+    def drop(self, run: HotRun) -> None:
+        """Forget a run: its bodies are cancelled and their results dropped, its coroutines unwound."""
+        if run.is_gone:
+            return
+        run.is_gone = True
+        self._hot.remove(run)
+        self._activities.cancel_all(run)
+        run.backoffs.clear()
+        run.arrivals.clear()
+        asyncio.get_running_loop().call_soon(run.execution.suspend, self._guard)
+
+    def drop_all(self) -> None:
+        """Forget every run."""
+        for run in self._hot:
+            self.drop(run)
+        self._queue.clear()

@@ -1,0 +1,325 @@
+"""A worker: the parts that execute instances, wired, started and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, Protocol
+
+from romancy.core.records import SessionInfo
+from romancy.errors import SessionLostError, StorageError
+from romancy.replay.execution import Execution
+from romancy.worker.activities import ActivityRunner
+from romancy.worker.build import build_of
+from romancy.worker.committer import Committer
+from romancy.worker.hot import HotSet
+from romancy.worker.session import Session, housekeep
+from romancy.worker.timers import Alarms
+from romancy.worker.turns import Turns
+from romancy.worker.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable, Sequence
+
+    from romancy.core.clock import Clock
+    from romancy.core.codec import Codec
+    from romancy.core.definitions import Workflow
+    from romancy.core.records import Claim, Status
+    from romancy.replay.execution import Turn
+    from romancy.storage.protocol import Storage
+    from romancy.worker.hot import HotRun
+    from romancy.worker.settings import WorkerSettings
+
+_logger = logging.getLogger("romancy")
+_CLAIM_LIMIT = 200
+_PAUSE_AFTER_FAILURE = 0.5
+
+
+class Listener(Protocol):
+    """Whoever in this process waits for instances."""
+
+    def instance_changed(self, key: int, status: Status, payload: bytes | None) -> None:
+        """Note that an instance has ended or is blocked; ``payload`` is its last event's."""
+        ...
+
+
+class Worker:
+    """Claim instances, run their turns and activities, commit; until it is stopped.
+
+    Owns every task that it starts. Two workers, in one process or two, never own the same instance.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        definitions: Sequence[Workflow[..., object]],
+        *,
+        settings: WorkerSettings,
+        codec: Codec,
+        clock: Clock,
+        listener: Listener,
+    ) -> None:
+        self._storage = storage
+        self._settings = settings
+        self._codec = codec
+        self._clock = clock
+        self._listener = listener
+        self._definitions = {(d.name, d.version): d for d in definitions}
+        self._build = settings.build or build_of(definitions)
+        info = SessionInfo(
+            build=self._build, definitions=list(self._definitions), host=socket.gethostname(), pid=os.getpid()
+        )
+        self._session = Session(storage, info, settings.session_ttl, self._session_lost)
+        self._watchdog = Watchdog(settings.warn_after, min(settings.interrupt_after, settings.session_ttl / 2))
+        self._hot = HotSet(settings.hot_limit)
+        self._committer = Committer(storage, self._session.lose)
+        self._alarms = Alarms(clock, self._rang)
+        self._activities = ActivityRunner(
+            clock=clock,
+            codec=codec,
+            retry=settings.retry,
+            limit=settings.max_activities,
+            payload_limit=settings.payload_limit,
+            on_result=self._activity_ended,
+            on_end=self._body_ended,
+        )
+        self._turns = Turns(
+            hot=self._hot,
+            committer=self._committer,
+            activities=self._activities,
+            alarms=self._alarms,
+            clock=clock,
+            guard=self._watchdog,
+            build=self._build,
+            max_recoveries=settings.max_recoveries,
+            surroundings=self,
+        )
+        self._claim_wanted = asyncio.Event()
+        self._mail_wanted = asyncio.Event()
+        self._next_due: int | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def hot_count(self) -> int:
+        """How many runs are in memory."""
+        return len(self._hot)
+
+    @property
+    def commits(self) -> tuple[int, int]:
+        """How many batches and entries have been committed."""
+        return self._committer.batches, self._committer.entries
+
+    # -- lifecycle --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Register a session and begin to claim."""
+        self._session_opened(await self._session.open())
+        self._watchdog.start()
+        settings = self._settings
+        self._spawn(self._session.keep(self._session_opened))
+        self._spawn(
+            housekeep(
+                self._storage,
+                self._clock,
+                settings.session_ttl,
+                settings.unserved_grace,
+                self._claim_wanted.set,
+            )
+        )
+        self._spawn(self._claim_for_ever())
+        self._spawn(self._read_mail_for_ever())
+        self._spawn(self._evict_for_ever())
+
+    async def stop(self) -> None:
+        """Stop claiming, let activities end within the grace time, commit, and free everything owned."""
+        self._turns.is_draining = True
+        await self._cancel_tasks()
+        renewing = asyncio.create_task(self._session.keep(self._session_opened))
+        try:
+            await self._activities.close(self._settings.grace)
+            await self._settle_turns()
+        finally:
+            renewing.cancel()
+            await asyncio.wait([renewing])
+            self._committer.session = None
+            self._alarms.clear()
+            self._turns.drop_all()
+            await asyncio.sleep(0)
+            await self._committer.flush()
+            self._watchdog.stop()
+            try:
+                await self._session.close()
+            except StorageError as exc:
+                _logger.warning("the session could not be closed, it will expire by itself: %s", exc)
+
+    async def _settle_turns(self) -> None:
+        """Wait until every result that was handed over is committed."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._settings.grace.total_seconds()
+        while loop.time() < until and self._session.id is not None:
+            await asyncio.sleep(0)
+            if not self._turns.is_busy:
+                return
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._committer.flush()
+            except TimeoutError:
+                return
+
+    def _spawn(self, coro: Coroutine[object, object, None]) -> None:
+        self._tasks.append(asyncio.create_task(coro))
+
+    async def _cancel_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        results = await asyncio.gather(*self._tasks, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                _logger.error("a worker's loop had failed", exc_info=result)
+        self._tasks.clear()
+
+    # -- session ----------------------------------------------------------------------------------------
+
+    def _session_opened(self, session: int) -> None:
+        self._committer.session = session
+        self._claim_wanted.set()
+
+    def _session_lost(self) -> None:
+        _logger.warning("the worker's session is lost: its runs leave memory, and it registers anew")
+        self._committer.session = None
+        self._committer.discard()
+        self._turns.drop_all()
+        self._hot.clear()
+
+    # -- claims, mail, eviction -------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """Note that the database has changed: look for due instances and for mail."""
+        self._claim_wanted.set()
+        self._mail_wanted.set()
+
+    async def _claim_for_ever(self) -> None:
+        while True:
+            self._claim_wanted.clear()
+            room = max(self._settings.hot_limit, self._settings.max_activities) - self._hot.active
+            session = self._session.id
+            if session is not None and room > 0:
+                try:
+                    found = await self._storage.claim(
+                        session, list(self._definitions), self._build, limit=min(room, _CLAIM_LIMIT)
+                    )
+                except SessionLostError:
+                    self._session.lose()
+                    continue
+                except StorageError as exc:
+                    _logger.warning("claiming failed, trying again: %s", exc)
+                    await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+                    continue
+                if self._session.id != session:
+                    continue
+                self._next_due = found.next_due
+                for claim in found.claims:
+                    self._turns.adopt(claim)
+            await self._wait_for_claimable()
+
+    async def _wait_for_claimable(self) -> None:
+        """Wait until something may be due."""
+        timeout = self._settings.poll_interval.total_seconds()
+        if self._next_due is not None:
+            timeout = min(timeout, max(0.0, (self._next_due - self._clock.now()) / 1_000_000))
+        try:
+            async with asyncio.timeout(timeout):
+                await self._claim_wanted.wait()
+        except TimeoutError:
+            return
+
+    async def _read_mail_for_ever(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.poll_interval.total_seconds()):
+                    await self._mail_wanted.wait()
+            except TimeoutError:
+                pass
+            self._mail_wanted.clear()
+            session = self._session.id
+            if session is None:
+                continue
+            try:
+                mails = await self._storage.mail(session)
+            except StorageError as exc:
+                _logger.warning("reading inboxes failed, trying again: %s", exc)
+                await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+                self._mail_wanted.set()
+                continue
+            for mail in mails:
+                run = self._hot.get(mail.key)
+                if run is not None and run.execution_id == mail.execution_id:
+                    self._turns.mail(run, mail.items, mail.inbox_seq)
+
+    async def _evict_for_ever(self) -> None:
+        idle_timeout = self._settings.idle_timeout.total_seconds()
+        while True:
+            await asyncio.sleep(min(idle_timeout / 4, 30.0))
+            self._turns.evict_surplus(idle_timeout)
+
+    # -- what the parts tell each other -----------------------------------------------------------------
+
+    def _rang(self, key: int) -> None:
+        self._turns.rang(key)
+
+    def _activity_ended(self, run: HotRun, release: object) -> None:
+        self._turns.result(run, release)  # type: ignore[arg-type]
+
+    def _body_ended(self, run: HotRun) -> None:
+        self._turns.body_ended(run)
+
+    def make_execution(self, claim: Claim) -> Execution:
+        """Return a new execution for a claimed instance."""
+        instance = claim.instance
+        return Execution(
+            self._definitions[instance.workflow, instance.version],
+            instance.input,
+            codec=self._codec,
+            execution_id=instance.execution_id,
+            instance_id=instance.id,
+            run=instance.run,
+            is_lenient=self._settings.is_lenient,
+            payload_limit=self._settings.payload_limit,
+        )
+
+    def next_execution(self, run: HotRun, turn: Turn) -> Execution:
+        """Return the execution of the run that recur opens."""
+        closing = turn.closing
+        if closing is None or closing.next_call is None:
+            msg = f"instance {run.id!r} does not recur"
+            raise RuntimeError(msg)
+        return Execution(
+            closing.next_call.definition,
+            closing.note.payload or b"{}",
+            codec=self._codec,
+            execution_id=run.execution_id,
+            instance_id=run.id,
+            run=run.run + 1,
+            is_lenient=self._settings.is_lenient,
+            payload_limit=self._settings.payload_limit,
+        )
+
+    def run_ended(self, run: HotRun, status: Status, payload: bytes | None) -> None:
+        """Note that an instance has ended or is blocked; it is in the database."""
+        self._listener.instance_changed(run.key, status, payload)
+
+    def run_freed(self, wake_at: int | None) -> None:
+        """Note that an instance was freed and is due at an instant."""
+        if wake_at is not None and (self._next_due is None or wake_at < self._next_due):
+            self._next_due = wake_at
+            self._claim_wanted.set()
+
+    def mail_expected(self, keys: Iterable[int]) -> None:
+        """Note that inbox rows for instances, here or elsewhere, are in the database."""
+        for key in keys:
+            if self._hot.get(key) is not None:
+                self._mail_wanted.set()
+            else:
+                self._claim_wanted.set()

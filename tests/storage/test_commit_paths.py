@@ -1,0 +1,186 @@
+"""The commit that writes on conditions, and the one that reads and decides, do the same."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from making import CLOSING, RECURRING, note, send
+
+from romancy.core.events import EventKind, Note
+from romancy.core.records import LEAVE, Accepted, Entry, NextRun, Status
+from romancy.storage import sqlite_commit
+from romancy.storage.sqlite_commit import Answer, commit, plain_of
+from romancy.storage.sqlite_file import connect_writer, locate
+
+SESSION = 7
+NOW = 1_000_000
+KEYS = (1, 2, 3, 4)
+
+ROW = {
+    "execution_id": 50,
+    "session": SESSION,
+    "status": 1,
+    "run": 0,
+    "next_seq": 2,
+    "drained_seq": 2,
+    "wake_at": 5,
+    "inbox_seq": 3,
+    "inbox_seen": 3,
+    "recoveries": 1,
+    "created_at": 1,
+    "workflow": "order",
+    "version": "1",
+    "waiting_on": b"before",
+    "input": b"[]",
+}
+OPEN_STATUSES = (Status.RUNNING, Status.PAUSED, Status.BLOCKED)
+
+# What is common is listed first and several times: the point is in batches of which most entries hold.
+rows = st.fixed_dictionaries(
+    {},
+    optional={
+        "execution_id": st.sampled_from([50, 50, 50, 51]),
+        "session": st.sampled_from([SESSION, SESSION, SESSION, 8, None]),
+        "status": st.sampled_from([*[Status.RUNNING] * 4, Status.PAUSED, Status.BLOCKED]),
+        "run": st.sampled_from([0, 0, 0, 1]),
+        "next_seq": st.sampled_from([2, 2, 2, 3]),
+        "wake_at": st.sampled_from([5, None, NOW, NOW + 5]),
+        "inbox_seq": st.sampled_from([3, 3, 4]),
+        "inbox_seen": st.sampled_from([3, 3, 2]),
+    },
+)
+
+
+@st.composite
+def entries(draw: st.DrawFn, key: int) -> Entry:
+    notes = draw(st.sampled_from([[note()], [], [note("1:a"), note("2:b")]]))
+    status = draw(st.sampled_from([*[Status.RUNNING] * 4, Status.COMPLETED, Status.BLOCKED, Status.PAUSED]))
+    next_run = draw(st.sampled_from([*[None] * 6, NextRun("order", "2", b"[2]")]))
+    if status.is_closed:
+        notes, next_run = [*notes, CLOSING], None
+    elif next_run is not None:
+        notes = [*notes, RECURRING]
+    if draw(st.integers(0, 30)) == 0:
+        notes = [*notes, Note(EventKind.SIDE_EFFECT, "\ud800", b"")]
+    targets = [*(str(k) for k in KEYS), "nobody"]
+    sends = draw(st.lists(st.sampled_from(targets), max_size=2)) if draw(st.integers(0, 8)) == 0 else []
+    return Entry(
+        key=key,
+        execution_id=50,
+        run=0,
+        seq=2,
+        turn=3,
+        stamp=NOW + draw(st.sampled_from([-1, 0, 1])),
+        notes=notes,
+        consumed=draw(st.sampled_from([[], [], [], [1], [1, 2]])),
+        sends=[send(to, activity_id=f"{n}:send") for n, to in enumerate(sends)],
+        status=status,
+        wake_at=draw(st.sampled_from([LEAVE, LEAVE, None, NOW + 9, NOW - 9])),
+        inbox_seen=draw(st.sampled_from([3, 3, 3, 2, 4])),
+        undrained=draw(st.sampled_from([0, 0, len(notes)])),
+        is_freed=draw(st.sampled_from([False, False, True])),
+        waiting_on=draw(st.sampled_from([None, b"after"])),
+        reason=b"why" if status is Status.BLOCKED else None,
+        build="build" if status is Status.BLOCKED else None,
+        next_run=next_run,
+    )
+
+
+@contextlib.contextmanager
+def database(given_rows: list[dict[str, object]]) -> Iterator[sqlite3.Connection]:
+    connection = connect_writer(locate(":memory:"), migrate=True, lock_timeout=1, now=0)
+    connection.execute("INSERT INTO sessions VALUES (?, ?, 'b', '[]', '', 0, 0)", (SESSION, NOW + 1))
+    for key, changes in zip(KEYS, given_rows, strict=True):
+        row = ROW | changes | {"key": key, "id": str(key)}
+        columns, marks = ", ".join(row), ", ".join("?" * len(row))
+        connection.execute(f"INSERT INTO instances ({columns}) VALUES ({marks})", list(row.values()))
+        for seq in range(1, 4):
+            connection.execute("INSERT INTO messages VALUES (?, ?, 1, 'c', 'm', NULL, x'', 0)", (key, seq))
+    connection.execute("BEGIN IMMEDIATE")
+    yield connection
+    connection.close()
+
+
+def dump(connection: sqlite3.Connection) -> list[object]:
+    return [
+        connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3").fetchall()
+        for table in ("instances", "history", "messages", "sessions")
+    ]
+
+
+def decided(connection: sqlite3.Connection, batch: list[Entry]) -> list[Answer]:
+    return sqlite_commit._write(connection, SESSION, batch, NOW)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(rows, min_size=4, max_size=4), st.tuples(*(entries(key) for key in KEYS)))
+def test_both_paths_agree(given_rows: list[dict[str, object]], batch: tuple[Entry, ...]) -> None:
+    with database(given_rows) as one, database(given_rows) as other:
+        assert commit(one, SESSION, batch, NOW) == decided(other, list(batch))
+        assert dump(one) == dump(other)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.tuples(*(entries(key) for key in KEYS)))
+def test_both_paths_agree_when_all_entries_hold(batch: tuple[Entry, ...]) -> None:
+    with database([{}] * 4) as one, database([{}] * 4) as other:
+        assert commit(one, SESSION, batch, NOW) == decided(other, list(batch))
+        assert dump(one) == dump(other)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(rows, min_size=4, max_size=4), st.tuples(*(entries(key) for key in KEYS)))
+def test_commit_twice_answers_the_same_and_writes_nothing(
+    given_rows: list[dict[str, object]], batch: tuple[Entry, ...]
+) -> None:
+    with database(given_rows) as connection:
+        first = commit(connection, SESSION, batch, NOW)
+        after = dump(connection)
+        second = commit(connection, SESSION, batch, NOW)
+        assert dump(connection) == after
+        for one, other in zip(first, second, strict=True):
+            if isinstance(one, Accepted):
+                assert isinstance(other, Accepted)
+                assert (one.sent, one.recipients) == (other.sent, other.recipients)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(rows, min_size=4, max_size=4), st.tuples(*(entries(key) for key in KEYS)))
+def test_instance_with_mail_stays_claimable(given_rows: list[dict[str, object]], batch: tuple[Entry, ...]) -> None:
+    """Whatever entry writes `wake_at`: what its owner has not seen keeps the instance due."""
+    with database(given_rows) as connection:
+        answers = commit(connection, SESSION, batch, NOW)
+        found = connection.execute("SELECT wake_at, inbox_seq, inbox_seen, session, status FROM instances")
+        for entry, answer, (wake_at, inbox_seq, inbox_seen, session, status) in zip(
+            batch, answers, found.fetchall(), strict=True
+        ):
+            if isinstance(answer, Accepted) and not Status(status).is_closed and inbox_seq > inbox_seen:
+                assert (entry.wake_at == LEAVE and session is not None) or wake_at <= NOW
+                assert answer.mailed
+
+
+def test_ordinary_turns_need_no_decision() -> None:
+    batch = [
+        Entry(key, 50, 0, 2, 3, NOW, [note()], [], [], status, wake_at, 3)
+        for key, status, wake_at in zip(
+            KEYS,
+            (Status.RUNNING, Status.RUNNING, Status.COMPLETED, Status.BLOCKED),
+            (LEAVE, None, None, NOW),
+            strict=True,
+        )
+    ]
+    with database([{}] * 4) as connection:
+        assert plain_of(connection, SESSION, batch) == batch
+        assert sqlite_commit.write_plain(connection, SESSION, batch, NOW)
+
+
+@pytest.mark.parametrize("change", [{"inbox_seq": 4}, {"next_seq": 3}, {"session": 8}, {"status": 2}], ids=str)
+def test_entries_whose_conditions_are_not_met_are_decided(change: dict[str, object]) -> None:
+    batch = [Entry(key, 50, 0, 2, 3, NOW, [note()], [], [], Status.RUNNING, LEAVE, 3) for key in KEYS]
+    with database([{}, {}, change, {}]) as connection:
+        assert not sqlite_commit.write_plain(connection, SESSION, batch, NOW)

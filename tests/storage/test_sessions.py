@@ -1,0 +1,191 @@
+"""Sessions: registration, renewal, and what their end does to what they own."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import msgspec
+import pytest
+from making import DEFINITION, SECOND, TTL, Worker, note, post
+
+from romancy.core.clock import ManualClock
+from romancy.core.failures import decode_failure
+from romancy.core.records import SessionInfo, Status
+from romancy.errors import SessionLostError
+from romancy.storage.protocol import Storage
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_session_numbers_are_never_used_again(storage: Storage) -> None:
+    info = SessionInfo("build", [DEFINITION], host="somewhere", pid=1)
+    first = await storage.open_session(info, TTL)
+    await storage.close_session(first)
+    assert await storage.open_session(info, TTL) > first
+
+
+async def test_renewal_lets_a_session_live(worker: Worker, storage: Storage, clock: ManualClock) -> None:
+    owned = await worker.own()
+    for _ in range(3):
+        clock.advance(9)
+        await storage.renew_session(worker.session, TTL)
+    assert await storage.reap_sessions() == 0
+    await worker.accepted(worker.entry(owned, note()))
+
+
+async def test_renewal_of_an_expired_session_is_too_late(worker: Worker, storage: Storage, clock: ManualClock) -> None:
+    clock.advance(10)
+    with pytest.raises(SessionLostError, match=str(worker.session)):
+        await storage.renew_session(worker.session, TTL)
+
+
+async def test_renewal_of_a_closed_session_is_too_late(worker: Worker, storage: Storage) -> None:
+    await storage.close_session(worker.session)
+    with pytest.raises(SessionLostError):
+        await storage.renew_session(worker.session, TTL)
+
+
+class TestClose:
+    async def test_close_frees_what_was_due(self, worker: Worker, storage: Storage) -> None:
+        owned = await worker.own()
+        await storage.close_session(worker.session)
+        assert await worker.read(owned.id) == msgspec.structs.replace(owned, session=None)
+        successor = await Worker.start(storage, worker.clock)
+        (claim,) = await successor.claim_all()
+        assert claim.instance.recoveries == 0
+
+    async def test_close_leaves_asleep_what_sleeps(self, worker: Worker, storage: Storage, clock: ManualClock) -> None:
+        until = clock.now() + SECOND
+        one = await worker.advance(await worker.own(), wake_at=until)
+        other = await worker.advance(await worker.own(), wake_at=None)
+        await storage.close_session(worker.session)
+        assert [(await worker.read(i.id)).wake_at for i in (one, other)] == [until, None]
+        successor = await Worker.start(storage, clock)
+        found = await storage.claim(successor.session, [DEFINITION], "build", limit=9)
+        assert (found.claims, found.next_due) == ([], until)
+
+    async def test_close_frees_what_has_mail_as_due(self, worker: Worker, storage: Storage) -> None:
+        owned = await worker.own()
+        await storage.post(post(owned.id))
+        # As if the owner had parked it by a path that does not compare.
+        await worker.advance(owned, inbox_seen=0, wake_at=None)
+        await storage.close_session(worker.session)
+        successor = await Worker.start(storage, worker.clock)
+        assert len(await successor.claim_all()) == 1
+
+    async def test_close_leaves_what_others_own(self, worker: Worker, storage: Storage) -> None:
+        other = await Worker.start(storage, worker.clock)
+        owned = await other.own()
+        await storage.close_session(worker.session)
+        assert await other.read(owned.id) == owned
+
+    async def test_close_twice_does_nothing(self, worker: Worker, storage: Storage) -> None:
+        await storage.close_session(worker.session)
+        await storage.close_session(worker.session)
+
+
+class TestReap:
+    async def test_reap_leaves_live_sessions(self, worker: Worker, storage: Storage, clock: ManualClock) -> None:
+        owned = await worker.own()
+        clock.advance(9.999999)
+        assert await storage.reap_sessions() == 0
+        assert await worker.read(owned.id) == owned
+
+    async def test_reap_frees_what_expired_sessions_own(
+        self, worker: Worker, storage: Storage, clock: ManualClock
+    ) -> None:
+        owned = [await worker.own() for _ in range(3)]
+        clock.advance(10)
+        successor = await Worker.start(storage, clock)
+        assert await storage.reap_sessions() == 3
+        assert await storage.reap_sessions() == 0
+        claims = await successor.claim_all()
+        assert [c.instance.key for c in claims] == [i.key for i in owned]
+
+    async def test_reap_counts_a_recovery_of_what_was_due(
+        self, worker: Worker, storage: Storage, clock: ManualClock
+    ) -> None:
+        due = await worker.own()
+        asleep = await worker.advance(await worker.own(), wake_at=clock.now() + 60 * SECOND)
+        idle = await worker.advance(await worker.own(), wake_at=None)
+        clock.advance(10)
+        assert await storage.reap_sessions() == 3
+        assert [(await worker.read(i.id)).recoveries for i in (due, asleep, idle)] == [1, 0, 0]
+
+    async def test_reap_counts_every_recovery(self, worker: Worker, storage: Storage, clock: ManualClock) -> None:
+        owned = await worker.own()
+        for _ in range(3):
+            clock.advance(10)
+            await storage.reap_sessions()
+            worker = await Worker.start(storage, clock)
+            await worker.claim_all()
+        assert (await worker.read(owned.id)).recoveries == 3
+
+    async def test_reap_takes_the_caller_s_own_session(
+        self, worker: Worker, storage: Storage, clock: ManualClock
+    ) -> None:
+        owned = await worker.own()
+        clock.advance(10)
+        await storage.reap_sessions()
+        with pytest.raises(SessionLostError):
+            await worker.commit(worker.entry(owned, note()))
+        with pytest.raises(SessionLostError):
+            await storage.renew_session(worker.session, TTL)
+        with pytest.raises(SessionLostError):
+            await worker.claim_all()
+
+
+class TestBlockUnserved:
+    async def test_unserved_instances_are_blocked(self, worker: Worker, storage: Storage, clock: ManualClock) -> None:
+        lost = await worker.create(workflow="lost", version="7")
+        served = await worker.create()
+        clock.advance(5)
+        assert await storage.block_unserved(due_before=clock.now()) == 1
+        assert await storage.block_unserved(due_before=clock.now()) == 0
+        after = await worker.read(lost.id)
+        assert after.reason is not None
+        failure = decode_failure(after.reason)
+        assert "'lost'" in failure.message
+        assert "'7'" in failure.message
+        assert after == msgspec.structs.replace(lost, status=Status.BLOCKED, reason=after.reason)
+        assert await worker.read(served.id) == served
+
+    async def test_any_worker_that_serves_them_takes_what_was_blocked(
+        self, worker: Worker, storage: Storage, clock: ManualClock
+    ) -> None:
+        await worker.create(workflow="lost")
+        clock.advance(5)
+        await storage.block_unserved(due_before=clock.now())
+        found = await storage.claim(worker.session, [("lost", "1")], worker.build, limit=9)
+        (claim,) = found.claims
+        assert (claim.instance.status, claim.instance.reason) == (Status.RUNNING, None)
+        assert claim.instance.started_at == clock.now()
+
+    async def test_what_is_not_due_for_long_is_left(self, worker: Worker, storage: Storage, clock: ManualClock) -> None:
+        created = await worker.create(workflow="lost")
+        assert await storage.block_unserved(due_before=clock.now()) == 0
+        assert await worker.read(created.id) == created
+
+    async def test_what_an_expired_session_served_is_unserved(
+        self, worker: Worker, storage: Storage, clock: ManualClock
+    ) -> None:
+        await worker.create()
+        clock.advance(10)
+        assert await storage.block_unserved(due_before=clock.now()) == 1
+
+    async def test_what_is_owned_is_left(self, storage: Storage, clock: ManualClock) -> None:
+        worker = await Worker.start(storage, clock, definitions=())
+        owned = await worker.own()
+        clock.advance(5)
+        assert await storage.block_unserved(due_before=clock.now()) == 0
+        assert await worker.read(owned.id) == owned
+
+
+async def test_time_to_live_is_exact(storage: Storage, clock: ManualClock) -> None:
+    ttl = timedelta(seconds=1, microseconds=1)
+    session = await storage.open_session(SessionInfo("b", []), ttl)
+    clock.advance(1)
+    await storage.renew_session(session, ttl)
+    clock.advance(1.000001)
+    with pytest.raises(SessionLostError):
+        await storage.renew_session(session, ttl)
