@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from romancy.storage.protocol import Storage
     from romancy.workflows.channels import Channel
 
+_LONGEST_ID = 255
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -91,8 +92,8 @@ class Client:
             msg = f"start({call!r}) needs the call of a workflow, such as start(fulfil(order))"
             raise TypeError(msg)
         chosen = uuid.uuid4().hex if id is None else id
-        if not chosen or len(chosen) > 255 or not chosen.isprintable():
-            msg = f"{chosen!r} can't be an instance's id: use 1 to 255 printable characters"
+        if not chosen or len(chosen) > _LONGEST_ID or not chosen.isprintable():
+            msg = f"{chosen!r} can't be an instance's id: use 1 to {_LONGEST_ID} printable characters"
             raise ValueError(msg)
         definition = call.definition
         subject = definition.arguments_subject

@@ -74,14 +74,10 @@ class Waiters:
             for waiter in waiters:
                 waiter.ended = ended
                 waiter.event.set()
-        elif status.is_closed and len(payload or b"") <= _KEPT_BYTES:
+        if status.is_closed and len(payload or b"") <= _KEPT_BYTES:
             self._lately[key] = ended
             if len(self._lately) > _KEPT:
                 self._lately.popitem(last=False)
-
-    def forget(self, key: int) -> None:
-        """Forget how an instance ended: it has been purged."""
-        self._lately.pop(key, None)
 
     async def poll(self) -> None:
         """Look at all awaited instances once, in one query."""

@@ -201,6 +201,8 @@ def activity(
 ) -> Any:
     """Declare a function as an activity: ``async def``, or ``def``, which runs in a thread.
 
+    A thread can't be stopped: a ``def`` that is timed out or cancelled goes on, and may overlap its next attempt.
+
     Args:
         fn: The function, when the decorator is used bare.
         name: Its name in histories; by default the function's. Unique in the process.

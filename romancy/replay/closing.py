@@ -79,11 +79,15 @@ class Closer:
             loop.drain()
         if self._ending is not None and not self._ending.done():
             return
-        if not root.cancelled() and root.exception() is None:
-            run.closing = self._completed(root.result())
-            return
         if self._failure is None:
-            self._failure = self._failed(root)
+            if root.cancelled() or root.exception() is not None:
+                self._failure = self._failed(root)
+            else:
+                end = self._completed(root.result())
+                if isinstance(end, Closing):
+                    run.closing = end
+                    return
+                self._failure = end
         if self._undoing is None and self._has_to_undo():
             self._undoing = loop.spawn(self._undo(), "undo", "undo")
             loop.drain()
@@ -93,7 +97,7 @@ class Closer:
 
     def settled(self) -> None:
         """Note that an activity in flight has ended."""
-        if self._settling is not None and not self._settling.done() and not self._run.undoable_in_flight():
+        if self._settling is not None and not self._settling.done() and not self._run.operations.has_undoable():
             self._settling.set_result(None)
 
     def _has_leftovers(self) -> bool:
@@ -102,17 +106,20 @@ class Closer:
 
     async def _end(self) -> None:
         loop = self._run.loop
-        me = asyncio.current_task()
-        left: list[asyncio.Task[Any]] = [task for task in loop.tasks if not task.done() and task is not me]
-        for task in left:
-            task.cancel()
-        if left:
+        me: object = asyncio.current_task()
+        cancelled: set[asyncio.Task[Any]] = set()
+        while left := [task for task in loop.tasks if task is not me and not task.done()]:
+            # Twice, if need be: what is cancelled may spawn, but is itself cancelled once.
+            for task in left:
+                if task not in cancelled:
+                    cancelled.add(task)
+                    task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
         while loop.generators:
             generator = loop.generators.pop(0)
             try:
                 await generator.aclose()
-            except Exception as exc:
+            except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - as asyncio does: the others are closed too
                 loop.call_exception_handler(
                     {"message": "closing an async generator failed", "exception": exc, "asyncgen": generator}
                 )
@@ -121,16 +128,17 @@ class Closer:
         run = self._run
         for call in run.activities_in_flight():
             if call.definition.undo is None:
-                run.drop_activity(call)
-        return bool(run.armed) or run.undoable_in_flight()
+                run.operations.drop(call)
+        return bool(run.operations.armed) or run.operations.has_undoable()
 
     async def _undo(self) -> None:
         run = self._run
-        if run.undoable_in_flight():
+        if run.operations.has_undoable():
             self._settling = run.loop.create_future()
             await self._settling
-        while run.armed:
-            call, result = run.armed.pop()
+        armed = run.operations.armed
+        while armed:
+            call, result = armed.pop()
             undo = call.definition.undo
             if undo is None:
                 continue
@@ -143,11 +151,16 @@ class Closer:
                 failure = failure_of(exc, activity_id=compensation.activity_id)
                 self._compensation_failures.append(failure)
 
-    def _completed(self, result: object) -> Closing:
+    def _completed(self, result: object) -> Closing | Failure:
         run = self._run
         what = run.workflow.result_subject
-        payload, _ = run.workflow.signature.encode_result(run.codec, result, what)
-        run.check_size(payload, what)
+        try:
+            payload, _ = run.workflow.signature.encode_result(run.codec, result, what)
+            run.check_size(payload, what)
+        except (CodecError, PayloadTooLargeError) as exc:
+            if not run.is_lenient:
+                run.block(exc)
+            return failure_of(exc)
         return Closing(Status.COMPLETED, Note(EventKind.RUN_COMPLETED, None, payload))
 
     def _failed(self, root: asyncio.Task[object]) -> Failure:
@@ -157,11 +170,8 @@ class Closer:
             BaseException: A programming error, which blocks the run.
         """
         if root.cancelled():
-            try:
-                root.result()
-            except asyncio.CancelledError as exc:
-                reason = self._run.cancel_reason or "the workflow raised CancelledError by itself"
-                return msgspec.structs.replace(failure_of(exc), message=reason)
+            reason = self._run.cancel_reason or "the workflow raised CancelledError by itself"
+            return msgspec.structs.replace(failure_of(_cancellation_of(root)), message=reason)
         exc = root.exception()
         if exc is None:
             msg = "the root task has not failed"
@@ -192,6 +202,15 @@ class Closer:
         payload = definition.signature.bind_encode(run.codec, call.args, call.kwargs, what)
         run.check_size(payload, what)
         return Closing(Status.RUNNING, Note(EventKind.RUN_RECURRED, None, payload), call)
+
+
+def _cancellation_of(task: asyncio.Task[object]) -> asyncio.CancelledError:
+    try:
+        task.result()
+    except asyncio.CancelledError as exc:
+        return exc
+    msg = f"{task!r} was not cancelled"
+    raise RuntimeError(msg)
 
 
 def _is_bug(exc: BaseException) -> bool:

@@ -3,56 +3,48 @@
 from __future__ import annotations
 
 from collections import deque
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, assert_never
 
 import msgspec
 
-from romancy.core.calls import ActivityCall, Call, CallKind, ReceiveCall, SendCall
-from romancy.core.clock import MICROSECONDS
 from romancy.core.codec import DEFAULT_PAYLOAD_LIMIT, check_size
-from romancy.core.commands import CancelActivity, Command, RunActivity, Send
+from romancy.core.commands import Command, RunActivity
 from romancy.core.events import (
     ActivityCompleted,
     ActivityFailed,
     ActivityRetried,
-    Attempt,
     CancelRequested,
-    Envelope,
+    Event,
     EventKind,
     MessageReceived,
     MessageSent,
     Note,
     Release,
-    SendOutcome,
     TimerFired,
 )
-from romancy.core.failures import Failure, decode_failure, exception_of, failure_of
-from romancy.errors import (
-    CodecError,
-    InstanceClosedError,
-    InstanceNotFoundError,
-    NondeterminismError,
-    PayloadTooLargeError,
-)
+from romancy.core.failures import Failure, failure_of
+from romancy.errors import NondeterminismError
 from romancy.replay import eviction
 from romancy.replay.closing import Closer, Closing
 from romancy.replay.ids import hash_salt
-from romancy.replay.journal import Journal, RecordedTurn, note_of, turns_of, unreached
-from romancy.replay.loop import ReplayLoop, SpinningError, TurnInterrupted
+from romancy.replay.inbox import Inbox
+from romancy.replay.journal import Journal, RecordedTurn, missing, note_of, turns_of, unreached
+from romancy.replay.loop import ReplayLoop, TurnInterrupted
+from romancy.replay.operations import Operations, is_result
 from romancy.replay.suspend import SuspendKind, SuspendSignal
 from romancy.replay.timers import DurableTimers
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
+    from romancy.core.calls import ActivityCall, Call
     from romancy.core.codec import Codec, What
     from romancy.core.definitions import Workflow
     from romancy.replay.guard import Guard
 
-_envelope = msgspec.json.Decoder(Envelope)
-_attempt = msgspec.json.Decoder(Attempt)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class RunBlocked(Exception):
@@ -70,7 +62,8 @@ class Turn(NamedTuple):
         number: The turn's number in the run, from 1.
         stamp: Its time, in epoch microseconds.
         notes: The events to record, in their order.
-        undrained: How many of the last notes the run has not gone on from (a blocked run's results).
+        undrained: How many of the last events, of ``notes`` or recorded before, the run has not gone on from (a
+            blocked run's results, or the recorded turn that it failed in).
         consumed: The inbox rows that it has released.
         commands: What it asks for, in the order of the asking.
         closing: How the run ended, if it did; its event is the last note.
@@ -97,7 +90,7 @@ class Execution:
     def __init__(
         self,
         workflow: Workflow[..., Any],
-        input: bytes,
+        input: bytes,  # noqa: A002 - the row's own word
         *,
         codec: Codec,
         execution_id: int = 0,
@@ -128,21 +121,17 @@ class Execution:
         self.payload_limit = payload_limit
         self.loop = ReplayLoop(self, hash_salt(execution_id, run))
         self.timers = DurableTimers()
-        self.inbox: list[MessageReceived] = []
-        self.armed: list[tuple[ActivityCall[object], object]] = []
+        self.inbox = Inbox()
+        self.operations = Operations(self)
         self.root: asyncio.Task[object] | None = None
         self.closing: Closing | None = None
         self.cancel_reason: str | None = None
         self.turn = 0
+        self.journal: Journal | None = None
         self._closer = Closer(self)
-        self._operations: dict[str, Call[object]] = {}
-        self._receivers: dict[str, dict[str, ReceiveCall[object]]] = {}
-        self._commands: dict[str, Command] = {}
         self._notes: list[Note] = []
         self._consumed: list[int] = []
-        self._journal: Journal | None = None
         self._fatal: BaseException | None = None
-        self._has_new_receiver = False
 
     # -- what the code asks for (the CurrentRun of its calls) -------------------------------------------
 
@@ -154,102 +143,54 @@ class Execution:
     @property
     def is_replaying(self) -> bool:
         """Whether the code is running through what was recorded."""
-        return self._journal is not None
+        return self.journal is not None
 
     def identify(self, call: Call[object]) -> None:
-        """Give a call its position in the running task's scope, and its id."""
+        """Give a call its id, by its position in the running task's scope, and its hash.
+
+        Raises:
+            SuspendSignal: Something else is recorded in its place.
+        """
         loop = self.loop
-        call.position = position = loop.scope().next_position()
+        position = loop.scope().next_position()
         call.activity_id = f"{position}:{call.name}"
-        call.ordinal_hash = loop.next_hash()
+        loop.last_hash = call.ordinal_hash = loop.last_hash + 1
+        if self.journal is not None:
+            try:
+                self.journal.check(position, call.kind, call.name)
+            except NondeterminismError as exc:
+                self.fail_turn(exc)
 
     def request(self, call: Call[object]) -> asyncio.Future[object]:
         """Ask for an operation; its future is resolved by a release.
 
         Raises:
-            SuspendSignal: The run is leaving memory, or has just been found to differ from what is recorded.
+            SuspendSignal: The run is leaving memory.
             CodecError: An argument can't be encoded or does not fit.
             PayloadTooLargeError: The arguments are over the limit.
         """
-        loop = self.loop
-        if loop.poison is not None:
-            loop.strike()
-            return loop.create_future()
-        if self._journal is not None:
-            try:
-                self._journal.check(call.position, call.kind, call.name)
-            except NondeterminismError as exc:
-                self.fail_turn(exc)
-        if isinstance(call, ActivityCall):
-            definition = call.definition
-            subject = definition.arguments_subject
-            call.arguments = definition.signature.bind_encode(self.codec, call.args, call.kwargs, subject)
-            check_size(call.arguments, self.payload_limit, subject)
-        future = loop.create_operation()
-        future.call = call
-        future.execution = self
-        call.future = future
-        call.scheduled_at = loop.stamp
-        activity_id = call.activity_id
-        self._operations[activity_id] = call
-        if isinstance(call, ActivityCall):
-            self._commands[activity_id] = RunActivity(activity_id, call, 1, 0, loop.stamp)
-        elif isinstance(call, ReceiveCall):
-            self._receivers.setdefault(call.name, {})[activity_id] = call
-            self._has_new_receiver = True
-            if call.timeout is not None:
-                timer = loop.call_later(call.timeout, _receive_timed_out, self, call)
-                future.add_done_callback(lambda _: timer.cancel())
-        elif isinstance(call, SendCall):
-            self._commands[activity_id] = Send(
-                activity_id, call.to, call.name, call.body, f"{self.execution_id:x}/{self.run}/{activity_id}"
-            )
-        return future
-
-    def operation_cancelled(self, call: Call[object]) -> None:
-        """Withdraw an operation whose wait was cancelled.
-
-        What was asked for in this very turn is not asked for at all. A receive gives up its place. A send that is
-        committed comes back with its outcome. An activity is told to stop, unless it has a compensation:
-        then the run keeps an ear on it, since what it does may have to be undone.
-        """
-        activity_id = call.activity_id
-        if self.is_poisoned:
-            return
-        if self._commands.pop(activity_id, None) is not None and call.attempt == 1:
-            self._operations.pop(activity_id, None)
-            return
-        if isinstance(call, ReceiveCall):
-            self._receivers[call.name].pop(activity_id, None)
-            self._operations.pop(activity_id, None)
-        elif isinstance(call, ActivityCall):
-            call.is_abandoned = True
-            if call.definition.undo is None:
-                self.drop_activity(call)
-
-    def drop_activity(self, call: ActivityCall[object]) -> None:
-        """Tell an activity to stop, and take no outcome of it any more."""
-        if self._operations.pop(call.activity_id, None) is not None:
-            self._commands[call.activity_id] = CancelActivity(call.activity_id)
+        if self.loop.poison is not None:
+            return self.loop.create_future()
+        return self.operations.request(call)
 
     def marker(self, kind: EventKind, name: str, make: Callable[[], bytes]) -> bytes:
         """Return what is recorded at this place of the code; record it if the code gets here for the first time."""
         loop = self.loop
         if loop.poison is not None:
-            raise SuspendSignal(loop.poison.kind)
+            raise SuspendSignal(loop.poison.kind, instance_id=self.instance_id)
         position = loop.scope().next_position()
         activity_id = f"{position}:{name}"
-        if self._journal is not None:
+        if self.journal is not None:
             try:
-                self._journal.check(position, CallKind.SIDE_EFFECT, name)
-                return self._journal.take_marker(activity_id)
+                self.journal.check_marker(position, name)
+                return self.journal.take_marker(activity_id)
             except NondeterminismError as exc:
                 self.fail_turn(exc)
         value = make()
         self._notes.append(Note(kind, activity_id, value))
         return value
 
-    def fail_turn(self, exc: BaseException) -> None:
+    def fail_turn(self, exc: BaseException) -> NoReturn:
         """Give the turn up: keep the error where ``except Exception`` can't swallow it, and poison the run.
 
         Raises:
@@ -284,21 +225,28 @@ class Execution:
         Returns:
             The turn. If it holds no notes, no commands and no end, nothing has happened.
         """
-        results = [] if is_recorded else [note_of(release) for release in releases if self._is_result(release)]
+        pending = self.operations.pending
+        # A release of another kind has no activity id, or none that is pending, or is recorded.
+        results = [release for release in releases if getattr(release, "activity_id", None) in pending]
         number = self.turn + 1
         loop = self.loop
-        self._notes, self._consumed, self._commands = [], [], {}
-        loop.set_stamp(max(stamp, loop.stamp))
-        self._run_inside(self._turn, releases, is_recorded, guard)
+        if stamp > loop.stamp:
+            loop.set_stamp(stamp)
+        self._run_turn(releases, is_recorded, guard)
         if self._fatal is not None:
             blocked = failure_of(self._fatal)
-            return Turn(number, loop.stamp, results, len(results), [], [], None, blocked)
+            if is_recorded:
+                return Turn(number, loop.stamp, [], len(releases), [], [], None, blocked)
+            kept = [note_of(release) for release in results if is_result(release)]
+            return Turn(number, loop.stamp, kept, len(kept), [], [], None, blocked)
         if self.closing is not None:
             self._notes.append(self.closing.note)
-        commands = list(self._commands.values())
+        commands = list(self.operations.commands.values())
         return Turn(number, loop.stamp, self._notes, 0, self._consumed, commands, self.closing, None)
 
-    def replay(self, events: Sequence[Event], *, drained_seq: int, started_at: int, guard: Guard | None = None) -> RecordedTurn | None:
+    def replay(
+        self, events: Sequence[Event], *, drained_seq: int, started_at: int, guard: Guard | None = None
+    ) -> RecordedTurn | None:
         """Go through what is recorded, on an execution that has not begun.
 
         Args:
@@ -315,38 +263,37 @@ class Execution:
             CodecError: A recorded value does not fit its annotation any more.
             SpinningError: The code spins.
             TurnInterrupted: The guard stopped it.
+            BaseException: A programming error that the code raises before the end of what is recorded.
         """
-        done = [event for event in events if event.seq < drained_seq]
-        ahead = [turn for turn in turns_of(events[len(done) :]) if turn.releases]
-        pending = ahead[0] if ahead else None
+        split = next((index for index, event in enumerate(events) if event.seq >= drained_seq), len(events))
+        done, ahead = events[:split], events[split:]
+        pending = next((turn for turn in turns_of(ahead) if turn.releases), None)
         turns = turns_of(done)
         if not turns and (pending is None or pending.number == 1):
             return pending
         if not turns or turns[0].number != 1:
             turns.insert(0, RecordedTurn(1, started_at, []))
-        self._journal = Journal(done, ahead=events[len(done) :])
+        self.journal = Journal(done, ahead)
         for turn in turns:
-            self._notes, self._consumed, self._commands = [], [], {}
             self.loop.set_stamp(turn.stamp)
-            self._run_inside(self._turn, turn.releases, True, guard)
+            self._run_turn(turn.releases, True, guard)  # noqa: FBT003 - the routine that a live turn uses
             if self._fatal is not None:
                 raise self._fatal
             self.turn = turn.number
-        self._journal.finish()
-        self._journal = None
+        self.journal.finish()
+        for send in self.operations.sends():
+            if not self.journal.has_end_of(send.activity_id):  # the outcome is recorded with the sending
+                raise missing(send.activity_id, "?")
+        self.journal = None
         return pending
 
     def pending_calls(self) -> list[Call[object]]:
         """Return the operations without an outcome, in the order in which they were asked for."""
-        return list(self._operations.values())
+        return list(self.operations.pending.values())
 
     def activities_in_flight(self) -> list[ActivityCall[object]]:
         """Return the activities without an outcome, in the order in which they were asked for."""
-        return [call for call in self._operations.values() if isinstance(call, ActivityCall)]
-
-    def undoable_in_flight(self) -> bool:
-        """Tell whether an activity that has a compensation is without an outcome."""
-        return any(call.definition.undo is not None for call in self.activities_in_flight())
+        return self.operations.activities()
 
     def check_size(self, payload: bytes, what: What) -> None:
         """Raise `PayloadTooLargeError` if an encoded value is over the limit."""
@@ -363,39 +310,39 @@ class Execution:
     @staticmethod
     def instant(stamp: int) -> datetime:
         """Return a stamp as an aware datetime."""
-        return datetime.fromtimestamp(stamp / MICROSECONDS, UTC)
+        return _EPOCH + timedelta(microseconds=stamp)
 
     def outstanding(self) -> list[RunActivity]:
         """Return what has to be run again after a replay: the activities without a recorded end, in order."""
         return [
             RunActivity(call.activity_id, call, call.attempt, call.not_before, call.scheduled_at)
-            for call in self.activities_in_flight()
+            for call in self.operations.activities()
         ]
 
-    def suspend(self, guard: Guard | None = None) -> None:
-        """Leave memory: unwind every coroutine by `SuspendSignal`; nothing of the run stays alive."""
-        eviction.evict(self, guard)
-        self.timers.clear()
-        self._operations.clear()
-        self._receivers.clear()
+    def suspend(self, guard: Guard | None = None) -> list[str]:
+        """Leave memory: unwind every coroutine by `SuspendSignal`; nothing of the run stays alive.
 
-    def _run_inside(
-        self,
-        work: Callable[[Sequence[Release], bool], None],
-        releases: Sequence[Release],
-        is_recorded: bool,
-        guard: Guard | None,
-    ) -> None:
+        Returns:
+            Warnings for the log: which tasks swallowed the signal, and where.
+        """
+        warnings = eviction.evict(self, guard)
+        self.timers.clear()
+        self.operations.clear()
+        self._closer = Closer(self)
+        return warnings
+
+    def _run_turn(self, releases: Sequence[Release], is_recorded: bool, guard: Guard | None) -> None:  # noqa: FBT001
         """Do a turn's work inside the loop; what makes the run impossible to go on with is kept in ``_fatal``."""
         loop = self.loop
+        self._notes, self._consumed, self.operations.commands = [], [], {}
         if guard is not None:
             guard.arm(loop)
         try:
             loop.__enter__()
-            work(releases, is_recorded)
+            self._turn(releases, is_recorded)
         except RunBlocked as exc:
             self._fatal = self._fatal or exc.cause
-        except (SpinningError, NondeterminismError, CodecError, PayloadTooLargeError, TurnInterrupted, SystemExit) as exc:
+        except (Exception, TurnInterrupted, SystemExit) as exc:  # noqa: BLE001 - any error blocks this run, and no other
             self._fatal = self._fatal or exc
         finally:
             while True:
@@ -407,34 +354,54 @@ class Execution:
                 except TurnInterrupted as exc:  # it struck while it was being disarmed
                     self._fatal = self._fatal or exc
 
-    def _turn(self, releases: Sequence[Release], is_recorded: bool) -> None:
+    def _turn(self, releases: Sequence[Release], is_recorded: bool) -> None:  # noqa: FBT001
         number = self.turn + 1
         if self.root is None:
             self.turn = number
             self._start()
             self._drain()
         todo = deque(releases)
+        inbox = self.inbox
         while self._fatal is None and self.closing is None:
-            release: Release | None = None if is_recorded else self._next_message()
-            if release is None:
+            if is_recorded:
                 if not todo:
                     break
                 release = todo.popleft()
-                if not is_recorded and type(release) is MessageReceived:
-                    self.inbox.append(release)
-                    self._has_new_receiver = True
-                    continue
-            if not self._deliver(release):
-                if is_recorded:
-                    raise unreached(getattr(release, "activity_id", None) or getattr(release, "timer_id", "?"))
+                if self._deliver(release):
+                    self.turn = number
+                    self._drain()
+                elif not self.operations.was_withdrawn(note_of(release).activity_id):
+                    raise unreached(note_of(release).activity_id or "cancel")
                 continue
-            self.turn = number
-            if not is_recorded:
-                self._notes.append(note_of(release))
-            self._drain()
-        if is_recorded and todo and self._fatal is None:
-            raise unreached(note_of(todo[0]).activity_id or "cancel")
-        self.inbox.extend(release for release in todo if type(release) is MessageReceived)
+            item = inbox.take(self.operations) if inbox.has_news else None
+            if item is None:
+                if not todo:
+                    break
+                item = todo.popleft()
+                if type(item) is MessageReceived:
+                    inbox.add(item)
+                    continue
+            if self._deliver(item):
+                self.turn = number
+                self._notes.append(note_of(item))
+                self._drain()
+        if not is_recorded:
+            inbox.extend(item for item in todo if isinstance(item, MessageReceived | CancelRequested))
+        elif self._fatal is None:
+            self._after_recorded(todo, number)
+
+    def _after_recorded(self, todo: deque[Release], number: int) -> None:
+        """Go on behind the releases of a recorded turn: live, messages may wait that nothing else would wake."""
+        for release in todo:
+            raise unreached(note_of(release).activity_id or "cancel")
+        while self.journal is None and self.closing is None and self._fatal is None:
+            item = self.inbox.take(self.operations)
+            if item is None:
+                return
+            if self._deliver(item):
+                self.turn = number
+                self._notes.append(note_of(item))
+                self._drain()
 
     def _start(self) -> None:
         signature = self.workflow.signature
@@ -447,127 +414,39 @@ class Execution:
 
     # -- releases ---------------------------------------------------------------------------------------
 
-    def _is_result(self, release: Release) -> bool:
-        """Tell whether a release is a result that must not be lost if the turn fails."""
-        match release:
-            case ActivityCompleted(activity_id) | ActivityFailed(activity_id) | ActivityRetried(activity_id):
-                return activity_id in self._operations
-            case _:
-                return False
-
-    def _next_message(self) -> MessageReceived | None:
-        """Take the oldest message that a receive waits for, and name that receive."""
-        if not self._has_new_receiver:
-            return None
-        for index, message in enumerate(self.inbox):
-            receivers = self._receivers.get(message.channel)
-            if receivers:
-                del self.inbox[index]
-                return msgspec.structs.replace(message, activity_id=next(iter(receivers)))
-        self._has_new_receiver = False
-        return None
-
     def _deliver(self, release: Release) -> bool:
         """Hand a release to whoever waits for it; False if nobody does."""
         match release:
-            case ActivityCompleted(activity_id, result):
-                return self._deliver_result(activity_id, result)
-            case ActivityFailed(activity_id, failure):
-                call = self._operations.pop(activity_id, None)
-                if call is None:
-                    return False
-                exc = exception_of(decode_failure(failure))
-                _settle(call, exc)
+            case ActivityCompleted():
+                is_wanted = self.operations.complete(release)
                 self._closer.settled()
-            case ActivityRetried(activity_id, attempt):
-                call = self._operations.get(activity_id)
-                if not isinstance(call, ActivityCall):
-                    return False
-                failed = _attempt.decode(attempt)
-                call.attempt = failed.attempt + 1
-                call.not_before = failed.retry_at
-                self._commands[activity_id] = RunActivity(
-                    activity_id, call, call.attempt, call.not_before, call.scheduled_at
-                )
+            case ActivityFailed():
+                is_wanted = self.operations.fail(release)
+                self._closer.settled()
+            case ActivityRetried():
+                is_wanted = self.operations.retry(release)
             case TimerFired(timer_id):
                 handle = self.timers.take(timer_id)
-                if handle is None:
-                    return False
-                handle._scheduled = False  # type: ignore[attr-defined] # it is not to be cancelled any more
-                self.loop.ready.append(handle)
-            case MessageReceived(_, envelope, inbox_seq, activity_id):
-                return self._deliver_message(activity_id, envelope, inbox_seq)
-            case MessageSent(activity_id, outcome):
-                call = self._operations.pop(activity_id, None)
-                if not isinstance(call, SendCall):
-                    return False
-                _settle(call, _send_error(SendOutcome(int(outcome)), call))
-            case CancelRequested(reason, inbox_seq):
-                self._deliver_cancel(reason, inbox_seq)
+                is_wanted = handle is not None
+                if handle is not None:
+                    handle._scheduled = False  # type: ignore[attr-defined] # it is not to be cancelled any more
+                    self.loop.ready.append(handle)
+            case MessageReceived():
+                is_wanted = self.operations.receive(release)
+                if is_wanted and release.inbox_seq:
+                    self._consumed.append(release.inbox_seq)
+            case MessageSent():
+                is_wanted = self.operations.sent(release)
+            case CancelRequested():
+                is_wanted = True
+                self._cancel(release)
             case _:
                 assert_never(release)
-        return True
+        return is_wanted
 
-    def _deliver_result(self, activity_id: str, result: bytes) -> bool:
-        call = self._operations.pop(activity_id, None)
-        if not isinstance(call, ActivityCall):
-            return False
-        definition = call.definition
-        value = definition.signature.decode_result(self.codec, result, definition.result_subject)
-        if not call.future.done():
-            call.future.set_result(value)
-        if definition.undo is not None:
-            self.armed.append((call, value))
-        self._closer.settled()
-        return True
-
-    def _deliver_message(self, activity_id: str, envelope: bytes, inbox_seq: int) -> bool:
-        call = self._operations.get(activity_id)
-        if not isinstance(call, ReceiveCall):
-            return False
-        message = _envelope.decode(envelope)
-        value = call.decode(bytes(message.body))
-        del self._operations[activity_id]
-        del self._receivers[call.name][activity_id]
-        self._has_new_receiver = True
-        if inbox_seq:
-            self._consumed.append(inbox_seq)
-        call.future.set_result(value)
-        return True
-
-    def _deliver_cancel(self, reason: bytes, inbox_seq: int) -> None:
-        if inbox_seq:
-            self._consumed.append(inbox_seq)
+    def _cancel(self, release: CancelRequested) -> None:
+        if release.inbox_seq:
+            self._consumed.append(release.inbox_seq)
         if self.cancel_reason is None and self.root is not None:
-            self.cancel_reason = msgspec.json.decode(reason, type=str)
+            self.cancel_reason = msgspec.json.decode(release.reason, type=str)
             self.root.cancel(self.cancel_reason or None)
-
-
-def _settle(call: Call[object], exc: Exception | None) -> None:
-    future = call.future
-    if future is None or future.done():
-        return
-    if exc is None:
-        future.set_result(None)
-    else:
-        future.set_exception(exc)
-
-
-def _send_error(outcome: SendOutcome, call: SendCall) -> Exception | None:
-    match outcome:
-        case SendOutcome.SENT:
-            return None
-        case SendOutcome.CLOSED:
-            return InstanceClosedError(
-                f"instance {call.to!r} has ended: it takes no message on channel {call.name!r}"
-            )
-        case SendOutcome.NOT_FOUND:
-            return InstanceNotFoundError(f"no instance {call.to!r} to send to on channel {call.name!r}")
-
-
-def _receive_timed_out(execution: Execution, call: ReceiveCall[object]) -> None:
-    """Withdraw a receive whose time limit has come; a message that arrives later stays in the inbox."""
-    future = call.future
-    if future is not None and not future.done():
-        execution.operation_cancelled(call)
-        future.set_exception(TimeoutError(f"no message on channel {call.name!r} within {call.timeout} s"))

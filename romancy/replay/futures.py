@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from romancy.core.calls import Call
-    from romancy.replay.execution import Execution
     from romancy.replay.ids import Scope
     from romancy.replay.loop import ReplayLoop
+    from romancy.replay.operations import Operations
 
 T = TypeVar("T")
 
@@ -57,16 +57,16 @@ class ReplayFuture(asyncio.Future[T]):
 
 
 class OperationFuture(ReplayFuture[Any]):
-    """The future of a durable operation: tells its execution when it is cancelled."""
+    """The future of a durable operation: tells the run's operations when it is cancelled."""
 
-    __slots__ = ("call", "execution")
+    __slots__ = ("call", "operations")
     call: Call[object]
-    execution: Execution
+    operations: Operations
 
     def cancel(self, msg: object | None = None) -> bool:
         """Cancel the wait; the operation is withdrawn if nobody else can want it."""
         if super().cancel(msg):
-            self.execution.operation_cancelled(self.call)
+            self.operations.cancelled(self.call)
             return True
         return False
 

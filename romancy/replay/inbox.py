@@ -20,19 +20,19 @@ class Inbox:
     """Keep messages until a receive waits for them; a cancel is released at once.
 
     Attributes:
-        has_new_receiver: Whether a look can find something: a receive or an item is new.
+        has_news: Whether a look can find something: a receive or an item is new.
     """
 
-    __slots__ = ("_items", "has_new_receiver")
+    __slots__ = ("_items", "has_news")
 
     def __init__(self) -> None:
         self._items: list[Unread] = []
-        self.has_new_receiver = False
+        self.has_news = False
 
     def add(self, item: Unread) -> None:
         """Put an item at the end."""
         self._items.append(item)
-        self.has_new_receiver = True
+        self.has_news = True
 
     def extend(self, items: Iterable[Unread]) -> None:
         """Put items at the end, in their order."""
@@ -45,15 +45,15 @@ class Inbox:
 
     def take(self, operations: Operations) -> Unread | None:
         """Remove and return the oldest item that can be released; a message then names its receive."""
-        if not self.has_new_receiver:
+        if not self.has_news:
             return None
         for index, item in enumerate(self._items):
-            if type(item) is CancelRequested:
+            if isinstance(item, CancelRequested):
                 del self._items[index]
                 return item
             receiver = operations.receiver_of(item.channel)
             if receiver is not None:
                 del self._items[index]
                 return msgspec.structs.replace(item, activity_id=receiver)
-        self.has_new_receiver = False
+        self.has_news = False
         return None

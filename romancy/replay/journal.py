@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import FrameType
 
-_OPERATION_KIND = {
+_OPERATION_KIND: dict[int, CallKind] = {
     EventKind.ACTIVITY_COMPLETED: CallKind.ACTIVITY,
     EventKind.ACTIVITY_FAILED: CallKind.ACTIVITY,
     EventKind.ACTIVITY_RETRIED: CallKind.ACTIVITY,
@@ -38,6 +38,7 @@ _OPERATION_KIND = {
     EventKind.MESSAGE_SENT: CallKind.SEND,
     EventKind.SIDE_EFFECT: CallKind.SIDE_EFFECT,
 }
+_ENDS = frozenset({EventKind.ACTIVITY_COMPLETED, EventKind.ACTIVITY_FAILED, EventKind.MESSAGE_SENT})
 _MEND = "deploy the code that the run began with, or a new version of the workflow beside it"
 
 
@@ -112,6 +113,8 @@ def turns_of(events: Iterable[Event]) -> list[RecordedTurn]:
 class Journal:
     """Check what the code asks for against what is recorded, and hold the recorded markers."""
 
+    __slots__ = ("_ended", "_markers", "_recorded")
+
     def __init__(self, events: Sequence[Event], ahead: Sequence[Event] = ()) -> None:
         """Index a history.
 
@@ -121,24 +124,35 @@ class Journal:
         """
         self._recorded: dict[str, tuple[CallKind, str]] = {}
         self._markers: dict[str, bytes] = {}
+        self._ended: set[str] = set()
         for event in (*events, *ahead):
-            kind = _OPERATION_KIND.get(EventKind(event.kind)) if event.kind in _OPERATION_KIND else None
+            kind = _OPERATION_KIND.get(event.kind)
             if kind is None or event.activity_id is None:
                 continue
             position, _, name = event.activity_id.partition(":")
             self._recorded[position] = (kind, name)
-            if event.kind in MARKERS:
+            if event.kind in _ENDS:
+                self._ended.add(event.activity_id)
+            elif kind is CallKind.SIDE_EFFECT:
                 self._markers[event.activity_id] = event.payload or b"null"
+
+    def has_end_of(self, activity_id: str) -> bool:
+        """Tell whether the outcome of an activity or a send is recorded."""
+        return activity_id in self._ended
 
     def check(self, position: str, kind: CallKind, name: str) -> None:
         """Raise `NondeterminismError` if something else is recorded at a position."""
         recorded = self._recorded.get(position)
-        if recorded is None or recorded == (kind, name):
+        if recorded is None or (recorded[0] is kind and recorded[1] == name):
             return
         location = author_location()
         was, asked = f"{recorded[0].value} {recorded[1]!r}", f"{kind.value} {name!r}"
         msg = f"{position}: history records {was}, but the code at {location} asks for {asked}: {_MEND}"
         raise NondeterminismError(msg, position, was, asked, location)
+
+    def check_marker(self, position: str, name: str) -> None:
+        """Raise `NondeterminismError` if something else than a marker is recorded at a position."""
+        self.check(position, CallKind.SIDE_EFFECT, name)
 
     def take_marker(self, activity_id: str) -> bytes:
         """Return a recorded marker's value.
@@ -148,9 +162,7 @@ class Journal:
         """
         value = self._markers.pop(activity_id, None)
         if value is None:
-            location = author_location()
-            msg = f"{activity_id}: history does not record it, but the code at {location} asks for it: {_MEND}"
-            raise NondeterminismError(msg, activity_id, None, activity_id, location)
+            raise missing(activity_id, author_location())
         return value
 
     def finish(self) -> None:
@@ -165,16 +177,26 @@ def unreached(activity_id: str) -> NondeterminismError:
     return NondeterminismError(msg, activity_id, activity_id)
 
 
+def missing(activity_id: str, location: str) -> NondeterminismError:
+    """Return the error for what the code asks for where history would hold it, and does not."""
+    msg = f"{activity_id}: history does not record it, but the code at {location} asks for it: {_MEND}"
+    return NondeterminismError(msg, activity_id, None, activity_id, location)
+
+
 _FOREIGN = ("romancy.", "asyncio", "anyio", "contextlib", "concurrent.")
+_LOOP = "romancy.replay.loop"
 
 
 def author_location() -> str:
-    """Return ``file:line`` of the innermost frame outside romancy and asyncio; ``"?"`` if there is none."""
+    """Return ``file:line`` of the innermost frame outside romancy, asyncio and anyio; ``"?"`` if there is none.
+
+    The search ends where the run's loop was entered: what lies beyond has not asked.
+    """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
-        if module.startswith("romancy.worker"):
-            return "?"
+        if module == _LOOP and frame.f_code.co_name == "drain":
+            break
         if not module.startswith(_FOREIGN):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back

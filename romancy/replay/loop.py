@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from romancy.core.clock import MICROSECONDS
 from romancy.errors import NondeterminismError, NotInWorkflowError
-from romancy.replay import patches
 from romancy.replay.futures import (
     OperationFuture,
     ReplayFuture,
@@ -25,12 +24,15 @@ from romancy.replay.futures import (
     ReplayTimerHandle,
 )
 from romancy.replay.ids import Scope
+from romancy.replay.patches import DELIVERY, install
 from romancy.replay.suspend import SuspendSignal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
+    from romancy.core.calls import Call
     from romancy.replay.execution import Execution
+    from romancy.replay.operations import Operations
 
 T = TypeVar("T")
 
@@ -43,6 +45,7 @@ STRIKES = 3
 
 current_scope: contextvars.ContextVar[Scope] = contextvars.ContextVar("romancy_scope")
 
+_current_task = asyncio.current_task
 _get_running_loop = asyncio._get_running_loop
 _set_running_loop: Callable[[object], None] = asyncio._set_running_loop
 _ENSURE_FUTURE = {
@@ -74,8 +77,9 @@ class ReplayLoop(asyncio.AbstractEventLoop):
         self.ready: deque[asyncio.Handle] = deque()
         self.stamp = 0
         self.callback_limit = CALLBACK_LIMIT
+        self.root_scope = Scope("")
         self._time = 0.0
-        self._next_hash = salt
+        self.last_hash = salt
         self._prune_at = 64
         self._deferred: list[asyncio.Handle] = []
         self._deliveries = 0
@@ -123,11 +127,6 @@ class ReplayLoop(asyncio.AbstractEventLoop):
 
     # -- futures and tasks ------------------------------------------------------------------------------
 
-    def next_hash(self) -> int:
-        """Return the hash of the next task or future."""
-        self._next_hash += 1
-        return self._next_hash
-
     def strike(self) -> None:
         """Refuse something to a task of a poisoned run; after three times let it hang instead.
 
@@ -146,24 +145,24 @@ class ReplayLoop(asyncio.AbstractEventLoop):
         """Make a future with a hash of the run."""
         if self.poison is not None:
             self.strike()
-        self._next_hash = ordinal = self._next_hash + 1
         future: ReplayFuture[Any] = ReplayFuture.__new__(ReplayFuture)
-        future.ordinal_hash = ordinal
+        self.last_hash = future.ordinal_hash = self.last_hash + 1
         future.__init__(loop=self)  # type: ignore[misc] # the hash is needed before
         return future
 
-    def create_operation(self) -> OperationFuture:
+    def create_operation(self, call: Call[object], operations: Operations) -> OperationFuture:
         """Make the future of a durable operation."""
-        self._next_hash = ordinal = self._next_hash + 1
         future: OperationFuture = OperationFuture.__new__(OperationFuture)
-        future.ordinal_hash = ordinal
+        self.last_hash = future.ordinal_hash = self.last_hash + 1
+        future.call = call
+        future.operations = operations
         future.__init__(loop=self)  # type: ignore[misc]
         return future
 
     def scope(self) -> Scope:
         """Return the scope of the running task; in a callback, that of the task that registered it."""
-        task: Any = asyncio.current_task(self)
-        return task.scope if task is not None else current_scope.get()
+        task: Any = _current_task(self)
+        return task.scope if task is not None else current_scope.get(self.root_scope)
 
     def create_task(
         self, coro: Coroutine[Any, Any, T], *, name: str | None = None, context: contextvars.Context | None = None
@@ -208,7 +207,7 @@ class ReplayLoop(asyncio.AbstractEventLoop):
         """Make a task in a given scope and keep it in the order of creation."""
         task: ReplayTask[T] = ReplayTask.__new__(ReplayTask)
         # Task.__init__ adds the task to a WeakSet, which asks for its hash.
-        task.ordinal_hash = self.next_hash()
+        self.last_hash = task.ordinal_hash = self.last_hash + 1
         task.scope = scope
         task.strikes = 0
         task.transparent_of = transparent_of
@@ -222,7 +221,7 @@ class ReplayLoop(asyncio.AbstractEventLoop):
     def spawn(self, coro: Coroutine[Any, Any, T], path: str, name: str) -> ReplayTask[T]:
         """Make a task in an empty context: nothing of a request that started the run leaks in."""
         context = contextvars.Context()
-        scope = Scope(path)
+        scope = Scope(path) if path else self.root_scope
         context.run(current_scope.set, scope)
         return self.make_task(coro, scope, name, context)
 
@@ -233,7 +232,10 @@ class ReplayLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.Handle:
         """Queue a callback."""
         handle = ReplayHandle(callback, args, self, context)
-        if patches.is_anyio_delivery(callback) and patches.is_anyio_delivery_frame(sys._getframe(1)):
+        if (
+            getattr(callback, "__func__", None) is DELIVERY.function
+            and sys._getframe(1).f_code is DELIVERY.function.__code__
+        ):
             # anyio delivers a cancellation again at every tick: for ever, if nothing can move before a release.
             self._deliveries += 1
             if self._deliveries > DELIVERY_LIMIT:
@@ -362,4 +364,4 @@ _REFUSED = (
 for _name in _REFUSED:
     setattr(ReplayLoop, _name, _refusal(_name))
 ReplayLoop.__abstractmethods__ = frozenset()
-patches.install()
+install()

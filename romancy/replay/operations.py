@@ -86,7 +86,7 @@ class Operations:
         self.pending[activity_id] = call
         if isinstance(call, ReceiveCall):
             self._receivers.setdefault(call.name, {})[activity_id] = call
-            run.inbox.has_new_receiver = True
+            run.inbox.has_news = True
             if call.timeout is not None:
                 timer = loop.call_later(call.timeout, self._time_out, call)
                 future.add_done_callback(partial(_cancel_timer, timer))
@@ -210,7 +210,7 @@ class Operations:
         value = call.decode(bytes(_envelope.decode(release.envelope).body))
         del self.pending[release.activity_id]
         del self._receivers[call.name][release.activity_id]
-        self._run.inbox.has_new_receiver = True
+        self._run.inbox.has_news = True
         call.future.set_result(value)
         return True
 

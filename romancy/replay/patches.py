@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-import types
 from asyncio import tasks
 from typing import Any
 
@@ -23,21 +22,13 @@ from romancy.replay.futures import OrderedIdentitySet
 GatheringFuture: Any = tasks._GatheringFuture  # type: ignore[attr-defined]
 
 
-class _Deliveries:
-    """anyio's re-delivery of a cancellation, once anyio is patched."""
+class _Delivery:
+    """anyio's function that delivers a cancellation, and does so again at every tick; once anyio is patched."""
 
-    function: Any = None
-    code: Any = None
-
-
-def is_anyio_delivery(callback: object) -> bool:
-    """Tell whether a callback is anyio's, by which it delivers a cancellation again at every tick."""
-    return _Deliveries.function is not None and getattr(callback, "__func__", None) is _Deliveries.function
+    function: Any = ()  # equal to no callback's function
 
 
-def is_anyio_delivery_frame(frame: types.FrameType) -> bool:
-    """Tell whether a frame is anyio's delivery, queueing itself again."""
-    return frame.f_code is _Deliveries.code
+DELIVERY = _Delivery()
 
 
 def _hash_gathering(self: Any) -> int:
@@ -46,7 +37,7 @@ def _hash_gathering(self: Any) -> int:
         return object.__hash__(self)
     state = self.__dict__
     if "romancy_hash" not in state:
-        state["romancy_hash"] = self._loop.next_hash()
+        self._loop.last_hash = state["romancy_hash"] = self._loop.last_hash + 1
     found: int = state["romancy_hash"]
     return found
 
@@ -72,8 +63,7 @@ def _patch_anyio() -> None:
 
     scope.__init__ = init
     backend.AsyncIOBackend.run_sync_in_worker_thread = staticmethod(run_sync_in_worker_thread)
-    _Deliveries.function = scope._deliver_cancellation
-    _Deliveries.code = scope._deliver_cancellation.__code__
+    DELIVERY.function = scope._deliver_cancellation
 
 
 def install() -> None:

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-import anyio.to_thread
 import msgspec
 
 from romancy.activities.context import ActivityContext, current_activity
@@ -20,6 +19,7 @@ from romancy.core.events import ActivityCompleted, ActivityFailed, ActivityRetri
 from romancy.core.failures import encode_failure, failure_of
 from romancy.core.retry import next_delay
 from romancy.errors import ActivityTimedOutError
+from romancy.worker.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from romancy.worker.hot import HotRun
 
 _logger = logging.getLogger("romancy")
+_THREAD_LIMIT = 64
+_THREAD_PATIENCE = 0.2
 _encode = msgspec.json.Encoder().encode
 
 
@@ -84,7 +86,7 @@ class ActivityRunner:
         self._on_end = on_end
         self._running: set[Body] = set()
         self._waiting: deque[tuple[HotRun, RunActivity, Body]] = deque()
-        self._threads = anyio.CapacityLimiter(min(limit, 64))
+        self._threads = Threads(min(limit, _THREAD_LIMIT))
 
     def start(self, run: HotRun, command: RunActivity) -> None:
         """Run a body now, or when there is room."""
@@ -117,6 +119,9 @@ class ActivityRunner:
             task.cancel()
         while self._running:
             await asyncio.wait(self._tasks())
+        # Ending idle threads takes no time; one that is busy after the grace time is left behind.
+        for name in self._threads.close(_THREAD_PATIENCE):
+            _logger.warning("thread %s still runs an activity that does not end: it is left behind", name)
 
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [body.task for body in self._running if body.task is not None]
@@ -160,7 +165,7 @@ class ActivityRunner:
             own = RuntimeError("the activity raised CancelledError by itself")
             own.__cause__ = exc
             release = self._failed(command, own)
-        except (Exception, SystemExit) as exc:
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever a body raises is its failure
             release = self._failed(command, exc)
         else:
             release = ActivityCompleted(command.activity_id, payload)
@@ -179,7 +184,7 @@ class ActivityRunner:
     ) -> Awaitable[object]:
         if definition.is_async:
             return cast("Awaitable[object]", definition.fn(*args, **kwargs))
-        return anyio.to_thread.run_sync(partial(definition.fn, *args, **kwargs), limiter=self._threads)
+        return self._threads.run(partial(definition.fn, *args, **kwargs))
 
     async def _call_in_time(
         self, run: HotRun, command: RunActivity, args: tuple[object, ...], kwargs: dict[str, object]

@@ -72,8 +72,11 @@ class Committer:
                     continue
                 self.batches += 1
                 self.entries += len(batch)
-                for (_, on_answer), answer in zip(batch, answers, strict=True):
-                    on_answer(answer)
+                for (entry, on_answer), answer in zip(batch, answers, strict=True):
+                    try:
+                        on_answer(answer)
+                    except Exception:
+                        _logger.exception("handling the commit of instance key %d failed", entry.key)
         finally:
             self._task = None
 

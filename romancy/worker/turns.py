@@ -22,6 +22,7 @@ from romancy.replay.journal import RecordedTurn, release_of
 from romancy.replay.loop import SpinningError, TurnInterrupted
 from romancy.worker.entries import blocking_entry, entry_of, has_to_be_written, is_busy_after
 from romancy.worker.hot import UNKNOWN, HotRun
+from romancy.worker.stacks import with_stacks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -193,7 +194,10 @@ class Turns:
             run = self._queue.popleft()
             run.is_queued = False
             if not run.is_gone and not run.is_committing:
-                self._advance(run)
+                try:
+                    self._advance(run)
+                except Exception as exc:  # noqa: BLE001 - a row that can't be read harms its own instance alone
+                    self._block(run, failure_of(exc))
             if time.monotonic() > until:
                 break
         if self._queue and not self._is_scheduled:
@@ -224,7 +228,7 @@ class Turns:
         arrivals = run.arrivals
         run.arrivals = []
         timers = run.execution.timers.due(now)
-        if not timers and len(arrivals) < 2:
+        if not timers and len(arrivals) <= 1:
             return [release for *_, release in arrivals]
         arrivals += [(at, _TIMER, index, TimerFired(timer_id)) for index, (at, timer_id) in enumerate(timers)]
         arrivals.sort(key=lambda arrival: arrival[:3])
@@ -271,8 +275,9 @@ class Turns:
 
     def _commit(self, run: HotRun, turn: Turn) -> None:
         if turn.blocked is not None:
-            entry = blocking_entry(run, turn, turn.blocked, build=self._build, now=self._clock.now())
-            _logger.error("instance %s is blocked: %s", run.id, turn.blocked.message)
+            failure = with_stacks(turn.blocked, run.execution)
+            entry = blocking_entry(run, turn, failure, build=self._build, now=self._clock.now())
+            _logger.error("instance %s is blocked: %s", run.id, failure.message)
         else:
             now = self._clock.now()
             is_busy = is_busy_after(run, turn, now)
@@ -332,6 +337,7 @@ class Turns:
                 self._free(run)
 
     def _block(self, run: HotRun, failure: Failure) -> None:
+        failure = with_stacks(failure, run.execution)
         _logger.error("instance %s is blocked: %s", run.id, failure.message)
         stamp = max(self._clock.now(), run.execution.loop.stamp)
         nothing = Turn(run.execution.turn + 1, stamp, [], 0, [], [], None, failure)
@@ -440,6 +446,7 @@ class Turns:
             return
         run.is_gone = True
         self._hot.remove(run)
+        self._alarms.cancel(run.key)
         self._activities.cancel_all(run)
         run.backoffs.clear()
         run.arrivals.clear()

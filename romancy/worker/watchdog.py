@@ -99,5 +99,5 @@ class Watchdog:
 
     @staticmethod
     def _stack_of(thread: int) -> str:
-        frame = sys._current_frames().get(thread)
+        frame = sys._current_frames().get(thread)  # noqa: SLF001
         return "".join(traceback.format_stack(frame)[-20:]) if frame is not None else ""

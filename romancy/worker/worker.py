@@ -21,7 +21,7 @@ from romancy.worker.turns import Turns
 from romancy.worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from romancy.core.clock import Clock
     from romancy.core.codec import Codec
@@ -43,6 +43,16 @@ class Listener(Protocol):
     def instance_changed(self, key: int, status: Status, payload: bytes | None) -> None:
         """Note that an instance has ended or is blocked; ``payload`` is its last event's."""
         ...
+
+
+async def _for_ever(duty: Callable[[], Coroutine[object, object, None]]) -> None:
+    """Do a duty; when it fails in a way that nobody has thought of, say so and begin it again."""
+    while True:
+        try:
+            await duty()
+        except Exception:
+            _logger.exception("a duty of the worker failed, beginning it again")
+        await asyncio.sleep(_PAUSE_AFTER_FAILURE)
 
 
 class Worker:
@@ -118,9 +128,9 @@ class Worker:
         self._session_opened(await self._session.open())
         self._watchdog.start()
         settings = self._settings
-        self._spawn(self._session.keep(self._session_opened))
+        self._spawn(lambda: self._session.keep(self._session_opened))
         self._spawn(
-            housekeep(
+            lambda: housekeep(
                 self._storage,
                 self._clock,
                 settings.session_ttl,
@@ -128,9 +138,9 @@ class Worker:
                 self._claim_wanted.set,
             )
         )
-        self._spawn(self._claim_for_ever())
-        self._spawn(self._read_mail_for_ever())
-        self._spawn(self._evict_for_ever())
+        self._spawn(self._claim_for_ever)
+        self._spawn(self._read_mail_for_ever)
+        self._spawn(self._evict_for_ever)
 
     async def stop(self) -> None:
         """Stop claiming, let activities end within the grace time, commit, and free everything owned."""
@@ -168,16 +178,13 @@ class Worker:
             except TimeoutError:
                 return
 
-    def _spawn(self, coro: Coroutine[object, object, None]) -> None:
-        self._tasks.append(asyncio.create_task(coro))
+    def _spawn(self, duty: Callable[[], Coroutine[object, object, None]]) -> None:
+        self._tasks.append(asyncio.create_task(_for_ever(duty)))
 
     async def _cancel_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()
-        results = await asyncio.gather(*self._tasks, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                _logger.error("a worker's loop had failed", exc_info=result)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
 
     # -- session ----------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
-"""A storage that fails when it is told to, and a clock that can jump."""
+"""Storages that fail, stop or interfere when they are told to, and a clock that can jump."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -14,6 +14,8 @@ from romancy.core.records import Accepted, Entry
 from romancy.errors import StorageError
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from romancy.storage.protocol import Storage
 
 T = TypeVar("T")
@@ -34,6 +36,35 @@ class OffsetClock:
         self._offset += round(seconds * 1_000_000)
 
 
+class StorageProxy:
+    """One process's way to a storage that others use too: opening and closing are not passed on."""
+
+    def __init__(self, inner: Storage) -> None:
+        self.inner = inner
+
+    @property
+    def storage(self) -> Storage:
+        """This proxy, as what it stands for."""
+        return cast("Storage", self)
+
+    async def open(self, *, migrate: bool = True) -> None:
+        """Leave the shared storage as it is."""
+
+    async def close(self) -> None:
+        """Leave the shared storage as it is."""
+
+    async def wait_for_change(self, timeout: timedelta) -> bool:  # noqa: ASYNC109 - the protocol's name
+        """Pass on: how often it is called says nothing about a run."""
+        return await self.inner.wait_for_change(timeout)
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        return partial(self.call, name)
+
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Do what is asked of the storage; subclasses interfere here."""
+        return await getattr(self.inner, name)(*args, **kwargs)
+
+
 class Fault(Enum):
     """When a call fails: before anything is written, or after it, with the acknowledgement lost."""
 
@@ -45,13 +76,10 @@ class ProcessDiedError(StorageError):
     """What a dead process would ask of the database gets this answer."""
 
 
-class FaultyStorage:
-    """One process's way to a storage: fails its n-th call, once, and dies of it if it is mortal.
+class FaultyStorage(StorageProxy):
+    """Fail the n-th call, once, and if it is mortal, all that follow. Calls that are spared are not counted.
 
-    Calls that are spared are not counted.
-
-    Opening and closing are not passed on: several of them may share one storage, in memory too. `recorded`
-    holds the (execution id, run, activity id) of every activity whose end is in the database.
+    ``recorded`` holds the (execution id, run, activity id) of every activity whose end is in the database.
     """
 
     def __init__(
@@ -64,7 +92,7 @@ class FaultyStorage:
         spared: frozenset[str] = frozenset(),
         recorded: set[tuple[int, int, str]] | None = None,
     ) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._fail_at = fail_at
         self._fault = fault
         self.is_mortal = is_mortal
@@ -74,31 +102,19 @@ class FaultyStorage:
         self.died = asyncio.Event()
         self.has_failed = False
 
-    async def open(self, *, migrate: bool = True) -> None:
-        """Leave the shared storage as it is."""
-
-    async def close(self) -> None:
-        """Leave the shared storage as it is."""
-
-    async def wait_for_change(self, timeout: Any) -> bool:
-        """Pass on: how often it is called says nothing about the run."""
-        return await self._inner.wait_for_change(timeout)
-
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        return partial(self._call, name)
-
-    async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Pass a call on, unless it is its turn to fail."""
         self._check()
-        number = 0
+        is_due = False
         if name not in self._spared:
             self.calls.append(name)
-            number = len(self.calls)
-        if 0 < number == self._fail_at and self._fault is Fault.BEFORE:
+            is_due = len(self.calls) == self._fail_at
+        if is_due and self._fault is Fault.BEFORE:
             self._fail(name)
-        result = await getattr(self._inner, name)(*args, **kwargs)
+        result = await super().call(name, *args, **kwargs)
         if name == "commit":
             self._note(args[1], result)
-        if 0 < number == self._fail_at and self._fault is Fault.AFTER:
+        if is_due and self._fault is Fault.AFTER:
             self._fail(name)
         self._check()
         return result
@@ -113,7 +129,7 @@ class FaultyStorage:
             self.died.set()
         raise StorageError(f"injected: {name} fails {self._fault.value} it is done")
 
-    def _note(self, entries: list[Entry], answers: list[object]) -> None:
+    def _note(self, entries: Sequence[Entry], answers: Sequence[object]) -> None:
         for entry, answer in zip(entries, answers, strict=True):
             if isinstance(answer, Accepted):
                 self.recorded |= {
@@ -123,9 +139,54 @@ class FaultyStorage:
                 }
 
 
-def as_storage(storage: object) -> Storage:
-    """Tell the type checkers that a wrapper has what a storage has."""
-    return cast("Storage", storage)
+class StallingStorage(StorageProxy):
+    """Hold back every call while it is stalled, as a process that is stopped does."""
+
+    def __init__(self, inner: Storage) -> None:
+        super().__init__(inner)
+        self._goes = asyncio.Event()
+        self._goes.set()
+
+    def stall(self) -> None:
+        """Stop."""
+        self._goes.clear()
+
+    def go_on(self) -> None:
+        """Go on."""
+        self._goes.set()
+
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Pass a call on when it is time to."""
+        await self._goes.wait()
+        return await super().call(name, *args, **kwargs)
+
+    async def wait_for_change(self, timeout: timedelta) -> bool:  # noqa: ASYNC109 - the protocol's name
+        """Likewise."""
+        await self._goes.wait()
+        return await super().wait_for_change(timeout)
+
+
+Interference = Callable[[Sequence[Entry]], Awaitable[None]]
+
+
+class MeddlingStorage(StorageProxy):
+    """Let something else happen right before or right after a commit, before it is acknowledged."""
+
+    def __init__(
+        self, inner: Storage, *, before: Interference | None = None, after: Interference | None = None
+    ) -> None:
+        super().__init__(inner)
+        self.before = before
+        self.after = after
+
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Pass a call on, with what comes between."""
+        if name == "commit" and self.before is not None:
+            await self.before(args[1])
+        result = await super().call(name, *args, **kwargs)
+        if name == "commit" and self.after is not None:
+            await self.after(args[1])
+        return result
 
 
 async def insist(ask: Callable[[], Awaitable[T]]) -> T:

@@ -14,7 +14,7 @@ from romancy.storage.sqlite import SqliteStorage
 from romancy.worker import committer, session, worker
 
 from . import orders
-from .faults import Fault, FaultyStorage, OffsetClock, ProcessDiedError, as_storage
+from .faults import Fault, FaultyStorage, OffsetClock
 from .orders import World, order_once
 
 pytestmark = pytest.mark.anyio
@@ -71,7 +71,7 @@ class Universe:
     async def _live(self, process: FaultyStorage, *, is_out_of_stock: bool) -> tuple[str, dict[str, Any]] | None:
         """Run one process; None if it dies, or does not come up."""
         app = App(
-            as_storage(process),
+            process.storage,
             workflows=[orders.sweep_order, orders.sweep_depot],
             clock=self._clock,
             hot_limit=self._hot_limit,

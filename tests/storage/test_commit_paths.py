@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
 from collections.abc import Iterator
 
@@ -92,8 +93,10 @@ def entries(draw: st.DrawFn, key: int) -> Entry:
 
 
 @contextlib.contextmanager
-def database(given_rows: list[dict[str, object]]) -> Iterator[sqlite3.Connection]:
-    connection = connect_writer(locate(":memory:"), migrate=True, lock_timeout=1, now=0)
+def database(given_rows: list[dict[str, object]], number: int = 0) -> Iterator[sqlite3.Connection]:
+    """Fill one of two databases, and empty it afterwards."""
+    connection = connections()[number]
+    connection.execute("BEGIN IMMEDIATE")
     connection.execute("INSERT INTO sessions VALUES (?, ?, 'b', '[]', '', 0, 0)", (SESSION, NOW + 1))
     for key, changes in zip(KEYS, given_rows, strict=True):
         row = ROW | changes | {"key": key, "id": str(key)}
@@ -101,9 +104,24 @@ def database(given_rows: list[dict[str, object]]) -> Iterator[sqlite3.Connection
         connection.execute(f"INSERT INTO instances ({columns}) VALUES ({marks})", list(row.values()))
         for seq in range(1, 4):
             connection.execute("INSERT INTO messages VALUES (?, ?, 1, 'c', 'm', NULL, x'', 0)", (key, seq))
-    connection.execute("BEGIN IMMEDIATE")
-    yield connection
-    connection.close()
+    try:
+        yield connection
+    finally:
+        connection.execute("ROLLBACK")
+
+
+@functools.cache
+def connections() -> list[sqlite3.Connection]:
+    memory = locate(":memory:")
+    return [connect_writer(memory, migrate=True, lock_timeout=1, now=0) for _ in range(2)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_connections() -> Iterator[None]:
+    yield
+    for connection in connections():
+        connection.close()
+    connections.cache_clear()
 
 
 def dump(connection: sqlite3.Connection) -> list[object]:
@@ -120,7 +138,7 @@ def decided(connection: sqlite3.Connection, batch: list[Entry]) -> list[Answer]:
 @settings(max_examples=400, deadline=None)
 @given(st.lists(rows, min_size=4, max_size=4), st.tuples(*(entries(key) for key in KEYS)))
 def test_both_paths_agree(given_rows: list[dict[str, object]], batch: tuple[Entry, ...]) -> None:
-    with database(given_rows) as one, database(given_rows) as other:
+    with database(given_rows) as one, database(given_rows, 1) as other:
         assert commit(one, SESSION, batch, NOW) == decided(other, list(batch))
         assert dump(one) == dump(other)
 
@@ -128,7 +146,7 @@ def test_both_paths_agree(given_rows: list[dict[str, object]], batch: tuple[Entr
 @settings(max_examples=200, deadline=None)
 @given(st.tuples(*(entries(key) for key in KEYS)))
 def test_both_paths_agree_when_all_entries_hold(batch: tuple[Entry, ...]) -> None:
-    with database([{}] * 4) as one, database([{}] * 4) as other:
+    with database([{}] * 4) as one, database([{}] * 4, 1) as other:
         assert commit(one, SESSION, batch, NOW) == decided(other, list(batch))
         assert dump(one) == dump(other)
 

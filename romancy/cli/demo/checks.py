@@ -55,20 +55,20 @@ def _not_ended(evidence: Evidence) -> Iterable[str]:
         id_ = order.instance_id
         status = evidence.statuses.get(id_, "not there")
         if status != "completed" and id_ not in rejected:
-            why = failure_of(evidence.histories.get(id_, []))
+            why = evidence.reasons.get(id_) or failure_of(evidence.histories.get(id_, []))
             yield f"{id_} is {status}{f' ({why})' if why else ''}"
 
 
 def _ran_again(evidence: Evidence) -> Iterable[str]:
     """Find bodies that began although there was a result.
 
-    Judged twice: by what was recorded when a process was dead, and by the value that is recorded now: nothing may
+    Judged twice: by what was recorded when a process was dead, and by the value that is recorded now: no body may
     begin after the line that tells of its making.
     """
     for kill in evidence.kills:
         for line in evidence.ledger[kill.lines :]:
             if line.what == "began" and line.operation in kill.recorded:
-                yield f"{_named(line.operation)} was recorded when process {kill.pid} died, and began again in {line.pid}"
+                yield f"{_named(line.operation)} was recorded before {kill.pid} died, and began in {line.pid}"
     results = evidence.results()
     made: set[Operation] = set()
     for line in evidence.ledger:
@@ -94,7 +94,7 @@ def _not_true(evidence: Evidence) -> Iterable[str]:
 
 
 def _not_taken_back(evidence: Evidence) -> Iterable[str]:
-    """Find rejected orders that were not undone in reverse order, with the recorded values; and others that were."""
+    """Find orders that were not undone, last things first and with the recorded values, just if rejected."""
     rejected = frozenset(evidence.rejected())
     undone: dict[str, list[tuple[str, str]]] = {id_: [] for id_ in evidence.statuses}
     for line in evidence.ledger:
@@ -106,8 +106,7 @@ def _not_taken_back(evidence: Evidence) -> Iterable[str]:
         due = [
             (_UNDONE_BY[name], results[id_, str(event.activity_id)])
             for event in reversed(history)
-            if event.kind == "activity_completed"
-            and (name := str(event.activity_id).rpartition(":")[2]) in _UNDONE_BY
+            if event.kind == "activity_completed" and (name := str(event.activity_id).rpartition(":")[2]) in _UNDONE_BY
         ]
         if id_ not in rejected:
             due = []
@@ -119,7 +118,7 @@ def _keys_changed(evidence: Evidence) -> Iterable[str]:
     keys: dict[Operation, str] = {}
     for line in evidence.ledger:
         if keys.setdefault(line.operation, line.key) != line.key:
-            yield f"attempts of {_named(line.operation)} had different keys: {keys[line.operation]}, {line.key}"
+            yield f"{_named(line.operation)} had the key {keys[line.operation]} and then {line.key}"
     shared = (key for key, operations in Counter(keys.values()).items() if operations > 1)
     yield from (f"several activities had the key {key}" for key in shared)
 

@@ -49,7 +49,7 @@ def demo(
     Args:
         orders: How many orders come in.
         kills: How often the process is killed with SIGKILL.
-        seed: Makes delays, failing attempts and the moments of the kills those of another time; by default random.
+        seed: Repeats the delays, failing attempts and moments of the kills of another time.
         keep: Keep the database, the ledger and the process's log, and tell where they are.
         json: Print nothing but the outcome, as JSON.
     """
@@ -70,9 +70,7 @@ def demo(
             print_report(report, console)
     except ProcessFailedError as exc:
         is_kept = True
-        Console(stderr=True).print(
-            f"{exc}\n\ndatabase, ledger and log: {directory}", markup=False, soft_wrap=True
-        )
+        Console(stderr=True).print(f"{exc}\n\ndatabase, ledger and log: {directory}", markup=False, soft_wrap=True)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
         Console(stderr=True).print("stopped; nothing is left running")

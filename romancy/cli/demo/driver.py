@@ -79,9 +79,7 @@ async def drive(plan: Plan, directory: Path, screen: Screen) -> Evidence:
 class _Driver:
     """One demo: a loop in which everything is looked at, and done if it is due."""
 
-    def __init__(
-        self, plan: Plan, app: App, process: WorkerProcess, ledger: LedgerReader, screen: Screen
-    ) -> None:
+    def __init__(self, plan: Plan, app: App, process: WorkerProcess, ledger: LedgerReader, screen: Screen) -> None:
         self._plan = plan
         self._app = app
         self._process = process
@@ -91,6 +89,7 @@ class _Driver:
         self._orders = {order.instance_id: order for order in plan.orders}
         self._handles: dict[str, Handle[Any]] = {}
         self._statuses: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}
         self._effects: set[tuple[str, str]] = set()
         self._answers: dict[str, float] = {}
         self._kills: list[Kill] = []
@@ -100,7 +99,7 @@ class _Driver:
         self._changed = 0.0
 
     def _plan_kills(self) -> list[float]:
-        """Return after how many effects to kill, last one first: evenly spread, with a little chance in it."""
+        """Return after how many effects to kill, last one first: evenly spread, with some chance in it."""
         total = sum(order.effects for order in self._plan.orders)
         share = total / (self._plan.kills + 1)
         points = [share * (n + self._random.uniform(0.8, 1.1)) for n in range(self._plan.kills)]
@@ -128,6 +127,7 @@ class _Driver:
         return Evidence(
             orders=self._plan.orders,
             statuses=self._statuses,
+            reasons=self._reasons,
             histories=await self._histories(),
             ledger=self._ledger.lines,
             kills=self._kills,
@@ -143,6 +143,9 @@ class _Driver:
 
     def _is_over(self) -> bool:
         if self._ended() == len(self._orders):
+            return True
+        if self._reasons:
+            self._screen.say(self._seconds(), "an order is blocked: giving up")
             return True
         if time.monotonic() - self._changed < _STALLED_AFTER:
             return False
@@ -177,9 +180,7 @@ class _Driver:
             self._answers[id_] = float("inf")
             decision = self._orders[id_].approval
             if decision != "unanswered":
-                with contextlib.suppress(
-                    InstanceClosedError
-                ):  # on a slow machine the answer may come too late
+                with contextlib.suppress(InstanceClosedError):  # on a slow machine the answer may come too late
                     await self._app.send(approvals, Approval(decision == "granted"), to=id_)
 
     async def _look(self) -> None:
@@ -189,6 +190,7 @@ class _Driver:
         if statuses != self._statuses:
             self._changed = time.monotonic()
         self._statuses = statuses
+        self._reasons = {info.id: info.failure.message for info in found if info.failure is not None}
         self._screen.show(
             Progress(
                 orders=len(self._orders),
@@ -224,7 +226,7 @@ class _Driver:
         self._kills.append(kill)
         self._screen.say(
             self._seconds(),
-            f"killed process {kill.pid} after {kill.ended} orders, with {kill.under_way} bodies under way",
+            f"killed process {kill.pid} after {kill.ended} orders, {kill.under_way} bodies under way",
         )
 
     async def _histories(self) -> dict[str, list[HistoryEvent]]:

@@ -44,6 +44,7 @@ class Evidence(msgspec.Struct, frozen=True):
     Attributes:
         orders: What was ordered.
         statuses: How each instance stands, by its id.
+        reasons: Why an instance is blocked, by its id; there should be none.
         histories: What each instance has recorded, by its id.
         ledger: What the bodies did, in order.
         kills: In order.
@@ -53,6 +54,7 @@ class Evidence(msgspec.Struct, frozen=True):
 
     orders: list[Order]
     statuses: dict[str, str]
+    reasons: dict[str, str]
     histories: dict[str, list[HistoryEvent]]
     ledger: list[Line]
     kills: list[Kill]
@@ -88,7 +90,7 @@ class Numbers(msgspec.Struct, frozen=True):
         activities: How many activities have a recorded result, compensations included.
         retried: How many attempts failed and were followed by another.
         cut_short: How many bodies a kill ended before their effect.
-        ran_twice: How many activities had their effect more than once: the kill fell between effect and record.
+        ran_twice: How many activities had their effect twice: the kill fell between effect and record.
     """
 
     orders: int

@@ -1,7 +1,7 @@
 """A file that only grows, in which every body of an activity leaves its traces.
 
-It stands for the world outside: what is written there has happened, whatever becomes of the process. Each line is
-one JSON object, written by one call and synced, so it is there after a SIGKILL, or it never happened.
+It stands for the world outside: what is written there has happened, whatever becomes of the process. Each line
+is one JSON object, written by one call and synced: it is there after a SIGKILL, or it never happened.
 """
 
 from __future__ import annotations

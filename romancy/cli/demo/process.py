@@ -26,8 +26,8 @@ class ProcessFailedError(Exception):
 class WorkerProcess:
     """One process at a time, started and killed as often as one likes; its output goes to a log.
 
-    It is in a session of its own, so that Ctrl-C reaches only the process that started it, and it ends by itself
-    when that one is gone.
+    It is in a session of its own, so that Ctrl-C reaches only the process that started it, and it ends by
+    itself when that one is gone.
     """
 
     def __init__(self, directory: Path, seed: int) -> None:
@@ -92,6 +92,4 @@ class WorkerProcess:
     def _fail(self, process: asyncio.subprocess.Process) -> None:
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL:]
         told = "\n".join(lines) or "it printed nothing"
-        raise ProcessFailedError(
-            f"process {process.pid} ended by itself, with status {process.returncode}:\n{told}"
-        )
+        raise ProcessFailedError(f"process {process.pid} ended by itself, with status {process.returncode}:\n{told}")

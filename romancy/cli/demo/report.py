@@ -41,9 +41,7 @@ def make_report(evidence: Evidence, *, seed: int, directory: str | None) -> Repo
     return Report(
         numbers=count(evidence),
         checks=check(evidence),
-        kills=[
-            {"pid": kill.pid, "ended": kill.ended, "under_way": kill.under_way} for kill in evidence.kills
-        ],
+        kills=[{"pid": kill.pid, "ended": kill.ended, "under_way": kill.under_way} for kill in evidence.kills],
         seconds=round(evidence.seconds, 1),
         seed=seed,
         directory=directory,
@@ -54,8 +52,7 @@ def as_json(report: Report) -> str:
     """Return the report for programs."""
     told = msgspec.to_builtins(report)
     told["checks"] = {
-        found.name: {"ok": found.is_ok, "problems": found.problems[:_PROBLEMS_SHOWN]}
-        for found in report.checks
+        found.name: {"ok": found.is_ok, "problems": found.problems[:_PROBLEMS_SHOWN]} for found in report.checks
     }
     told["ok"] = report.is_ok
     return msgspec.json.format(msgspec.json.encode(told), indent=2).decode()
@@ -69,9 +66,7 @@ def print_report(report: Report, console: Console) -> None:
         for label, number in _rows(report.numbers):
             console.print(f"{number:>6}  {label}", highlight=False, soft_wrap=True)
         for found in report.checks:
-            console.print(
-                f"{_marks(console)[found.is_ok]:>6}  {found.claim}", highlight=False, soft_wrap=True
-            )
+            console.print(f"{_marks(console)[found.is_ok]:>6}  {found.claim}", highlight=False, soft_wrap=True)
     for problem in _problems(report):
         console.print(Text(problem, style="red"), soft_wrap=True)
     if report.directory is not None:

@@ -55,9 +55,7 @@ class _LiveScreen:
         )
         self._task = self._bar.add_task("orders", total=None)
         self._counts = Text()
-        self.live = Live(
-            Group(self._bar, self._counts), console=console, refresh_per_second=10, transient=True
-        )
+        self.live = Live(Group(self._bar, self._counts), console=console, refresh_per_second=10, transient=True)
 
     def show(self, progress: Progress) -> None:
         self._bar.update(self._task, total=progress.orders, completed=progress.ended)

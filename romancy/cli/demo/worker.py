@@ -1,4 +1,4 @@
-"""The process that is killed: ``python -m romancy.cli.demo.worker``. It executes orders until its input ends."""
+"""The process that is killed. It executes orders until its input ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from romancy.cli.demo.workflow import DIRECTORY, fulfil_order
 DATABASE_NAME = "orders.db"
 
 SESSION_TTL = timedelta(seconds=1)
-"""How long the next process has to wait for what a killed one owned: the shortest there is, for impatient watchers."""
+"""How long the next process waits for what a killed one owned: the shortest there is, for impatient watchers."""
 
 
 async def serve(directory: Path) -> None:

@@ -1,8 +1,8 @@
 """The workflow of the demo, and its activities.
 
-The activities do nothing but take their time, fail now and then, and write to the ledger. Between its effect and
-its end each of them waits a little, as if for the answer of a service: a process that is killed there has charged a
-card and does not know it.
+The activities do nothing but take their time, fail now and then, and write to the ledger. Between its effect
+and its end each of them waits a little, as if for the answer of a service: a process that is killed there has
+charged a card and does not know it.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def _ledger() -> Ledger:
 async def _act(value: str, *, trouble: float) -> str:
     """Write that it began, have the effect, and return once the answer is there.
 
-    Which operations fail at first, and how long they take, depends on the seed and the operation alone: an attempt
-    in the next process goes as it would have gone in the last.
+    Which operations fail at first, and how long they take, depends on the seed and the operation alone: an
+    attempt in the next process goes as it would have gone in the last.
 
     Args:
         value: What the effect brings forth or undoes.
@@ -112,7 +112,7 @@ def _new_id(letter: str) -> str:
 
 
 @activity
-async def reserve(order: Order) -> Reservation:
+async def reserve(order: Order) -> Reservation:  # noqa: ARG001 - it would say what
     """Set the goods aside."""
     return Reservation(await _act(_new_id("R"), trouble=0.1))
 
@@ -124,7 +124,7 @@ async def release(reservation: Reservation, order: Order) -> None:
 
 
 @activity
-async def charge(order: Order) -> Payment:
+async def charge(order: Order) -> Payment:  # noqa: ARG001 - it would say whom
     """Take the money."""
     return Payment(await _act(_new_id("P"), trouble=0.2))
 

@@ -1,0 +1,145 @@
+"""A worker whose session is lost leaves nothing, and goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from romancy import App, activity, workflow
+from romancy.storage.sqlite import SqliteStorage
+
+from .conftest import MakeApp
+from .faults import OffsetClock, StallingStorage, StorageProxy
+from .processes import running
+from .scripts import stale
+
+pytestmark = pytest.mark.anyio
+
+_SOON = timedelta(milliseconds=20)
+
+starts: Counter[str] = Counter()
+begun = asyncio.Event()
+may_end = asyncio.Event()
+
+
+@pytest.fixture(autouse=True)
+def fresh_world() -> None:
+    global begun, may_end  # noqa: PLW0603 - what the definitions below look at
+    begun, may_end = asyncio.Event(), asyncio.Event()
+    starts.clear()
+
+
+@pytest.fixture
+async def shared(anyio_backend: str, clock: OffsetClock) -> AsyncIterator[SqliteStorage]:
+    """A database that several processes of a test use through proxies."""
+    storage = SqliteStorage("sqlite://", clock=clock)
+    await storage.open()
+    yield storage
+    await storage.close()
+
+
+@activity
+async def session_first(what: str) -> str:
+    starts[f"first {what}"] += 1
+    return f"first {what}"
+
+
+@activity
+async def session_slow(what: str) -> str:
+    starts[what] += 1
+    begun.set()
+    await may_end.wait()
+    return what
+
+
+@workflow
+async def session_work(what: str) -> list[str]:
+    return [await session_first(what), await session_slow(what)]
+
+
+async def test_session_declared_dead_commits_nothing_and_its_worker_goes_on(
+    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+) -> None:
+    async with make_app(StorageProxy(shared).storage, clock=clock, poll_interval=_SOON) as app:
+        handle = await app.start(session_work("tea"), id="tea")
+        await begun.wait()
+        begun.clear()
+        worker = app.worker
+        assert worker is not None
+        old = worker._session.id
+        clock.advance(60)
+        await shared.reap_sessions()
+        may_end.set()
+        assert await handle.result() == ["first tea", "tea"]
+        assert worker._session.id not in {None, old}
+        history = await handle.history()
+    assert starts == {"first tea": 1, "tea": 2}
+    assert [event.kind for event in history] == ["activity_completed", "activity_completed", "run_completed"]
+
+
+async def test_session_of_a_stalled_worker_leaves_nothing_after_ownership_has_moved(
+    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+) -> None:
+    stalled = StallingStorage(shared)
+    async with make_app(stalled.storage, clock=clock, poll_interval=_SOON) as first:
+        await first.start(session_work("tea"), id="tea")
+        await begun.wait()
+        stalled.stall()
+        clock.advance(60)
+        async with make_app(StorageProxy(shared).storage, clock=clock, poll_interval=_SOON) as second:
+            handle = await second.get("tea")
+            may_end.set()
+            assert await handle.result() == ["first tea", "tea"]
+            history = await handle.history()
+        stalled.go_on()
+        assert await first.run(session_work("coffee"), id="coffee") == ["first coffee", "coffee"]
+        assert await (await first.get("tea")).history() == history
+    assert starts == {"first tea": 1, "tea": 2, "first coffee": 1, "coffee": 1}
+
+
+async def test_session_that_can_not_be_renewed_is_given_up_while_its_bodies_run(
+    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+) -> None:
+    async with make_app(
+        StorageProxy(shared).storage, clock=clock, poll_interval=_SOON, session_ttl=timedelta(seconds=1)
+    ) as app:
+        handle = await app.start(session_work("tea"), id="tea")
+        await begun.wait()
+        begun.clear()
+        clock.advance(60)
+        # Nothing is committed meanwhile: it is the renewal that finds out.
+        await begun.wait()
+        may_end.set()
+        assert await handle.result() == ["first tea", "tea"]
+        assert (await handle.info()).recoveries == 0
+    assert starts == {"first tea": 1, "tea": 2}
+
+
+async def test_session_of_a_stopped_process_leaves_nothing_when_it_goes_on(
+    database: str, tmp_path: Path, hot_limit: int
+) -> None:
+    ttl = timedelta(seconds=1)
+    gate = tmp_path / "gate"
+    async with running("stale.py", database, hot_limit, gate) as process:
+        await process.expect("body of one, pid first")
+        process.signal(signal.SIGSTOP)
+        stale.gate, stale.who = gate, "second"
+        gate.touch()
+        async with App(database, workflows=[stale.wait_for_gate], session_ttl=ttl, hot_limit=hot_limit) as app:
+            handle = await app.get("one")
+            assert await handle.result() == "one by second"
+            history = await handle.history()
+        process.signal(signal.SIGCONT)
+        async with App(database, worker=False) as client:
+            assert await client.run(stale.wait_for_gate("two"), id="two") == "two by first"
+            assert await (await client.get("one")).history() == history
+        process.signal(signal.SIGTERM)
+        assert await process.end() == 0, process.errors
+
+
