@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib import metadata
 
 import cyclopts
-import rich
 
 
 def _version() -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -14,6 +12,7 @@ from romancy.client.waiting import Waiters
 from romancy.core import registry
 from romancy.core.calls import Call, WorkflowCall
 from romancy.core.codec import check_size
+from romancy.core.entropy import random_bytes
 from romancy.core.failures import Failure, encode_failure
 from romancy.core.records import InboxKind, InstanceFilter, NewInstance, Post, PostResult, Status
 from romancy.errors import InstanceClosedError, InstanceNotFoundError
@@ -91,7 +90,7 @@ class Client:
         if not isinstance(call, WorkflowCall):
             msg = f"start({call!r}) needs the call of a workflow, such as start(fulfil(order))"
             raise TypeError(msg)
-        chosen = uuid.uuid4().hex if id is None else id
+        chosen = random_bytes(16).hex() if id is None else id
         if not chosen or len(chosen) > _LONGEST_ID or not chosen.isprintable():
             msg = f"{chosen!r} can't be an instance's id: use 1 to {_LONGEST_ID} printable characters"
             raise ValueError(msg)
@@ -102,7 +101,7 @@ class Client:
         call.close()
         new = NewInstance(
             id=chosen,
-            execution_id=secrets.randbits(62),
+            execution_id=int.from_bytes(random_bytes(8), "big") >> 2,
             workflow=definition.name,
             version=definition.version,
             input=payload,
@@ -156,11 +155,11 @@ class Client:
             PayloadTooLargeError: It is over the limit.
         """
         body = channel.encode(self._codec, message, self._payload_limit)
-        await self._post(Post(to, InboxKind.MESSAGE, channel.name, body, message_id or uuid.uuid4().hex))
+        await self._post(Post(to, InboxKind.MESSAGE, channel.name, body, message_id or random_bytes(16).hex()))
 
     async def cancel(self, id: str, reason: str = "") -> None:
         """Ask an instance to cancel; see `Handle.cancel`."""
-        await self._post(Post(id, InboxKind.CANCEL, None, msgspec.json.encode(reason), uuid.uuid4().hex))
+        await self._post(Post(id, InboxKind.CANCEL, None, msgspec.json.encode(reason), random_bytes(16).hex()))
 
     async def _post(self, post: Post) -> None:
         match await self.storage.post(post):

@@ -165,8 +165,11 @@ class Handle(Generic[R]):
             TimeoutError: ``timeout`` has passed.
         """
         seconds = timeout if timeout is None or isinstance(timeout, (int, float)) else timeout.total_seconds()
-        async with asyncio.timeout(seconds):
+        if seconds is None:
             ended = await self._ended(wait_blocked=wait_blocked)
+        else:
+            async with asyncio.timeout(seconds):
+                ended = await self._ended(wait_blocked=wait_blocked)
         return cast("R", self._outcome(ended))
 
     async def _ended(self, *, wait_blocked: bool) -> Ended:

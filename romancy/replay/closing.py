@@ -74,7 +74,7 @@ class Closer:
             return
         if root is None or not root.done() or run.closing is not None:
             return
-        if self._ending is None and self._has_leftovers():
+        if self._ending is None and self._undoing is None and self._has_leftovers():
             self._ending = loop.spawn(self._end(), "end", "end")
             loop.drain()
         if self._ending is not None and not self._ending.done():
@@ -95,6 +95,12 @@ class Closer:
             return
         run.closing = self._failed_closing(self._failure)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has completed and nothing of it is left to unwind."""
+        closing = self._run.closing
+        return closing is not None and closing.status is Status.COMPLETED and all(t.done() for t in self._run.loop.tasks)
+
     def settled(self) -> None:
         """Note that an activity in flight has ended."""
         if self._settling is not None and not self._settling.done() and not self._run.operations.has_undoable():
@@ -114,7 +120,8 @@ class Closer:
                 if task not in cancelled:
                     cancelled.add(task)
                     task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+                    task.add_done_callback(_retrieve)
+            await asyncio.wait(left)
         while loop.generators:
             generator = loop.generators.pop(0)
             try:
@@ -202,6 +209,12 @@ class Closer:
         payload = definition.signature.bind_encode(run.codec, call.args, call.kwargs, what)
         run.check_size(payload, what)
         return Closing(Status.RUNNING, Note(EventKind.RUN_RECURRED, None, payload), call)
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Take note of a cancelled task's failure, so that asyncio does not report it: nobody can await it any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _cancellation_of(task: asyncio.Task[object]) -> asyncio.CancelledError:

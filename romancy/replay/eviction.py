@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from romancy.core.calls import ActivityCall, ReceiveCall
 from romancy.replay import patches
 from romancy.replay.futures import OperationFuture
+from romancy.replay.locations import coroutine_location
 from romancy.replay.loop import STRIKES, SpinningError, TurnInterrupted
-from romancy.replay.suspend import SuspendKind, SuspendSignal, clear_tracebacks
+from romancy.replay.suspend import SuspendKind, SuspendSignal, clear_tracebacks, is_suspend_signal
 
 if TYPE_CHECKING:
     from romancy.replay.execution import Execution
@@ -32,7 +33,7 @@ def evict(execution: Execution, guard: Guard | None) -> list[str]:
     """Unwind a run by `SuspendSignal` and leave nothing of it alive.
 
     Returns:
-        The names of the tasks that swallowed the signal until they had to be ended from outside.
+        A warning for each task that swallowed the signal.
     """
     loop = execution.loop
     signals: list[SuspendSignal] = []
@@ -41,24 +42,26 @@ def evict(execution: Execution, guard: Guard | None) -> list[str]:
         loop.poison = _signal_of_run(execution)
     with loop:
         _close_unstarted(loop)
+        loop.signalled = {task: None for task in loop.tasks if not task.done() and _waiter_of(task) is not None}
         for _ in range(_PASSES):
             live = [task for task in loop.tasks if not task.done()]
             if not live:
                 break
             for task in live:
                 if task.strikes <= STRIKES:
-                    _fail_wait(task._fut_waiter, execution, signals)  # type: ignore[attr-defined]
+                    _fail_wait(_waiter_of(task), execution, signals)
             _drain(loop, guard, _DRAIN_LIMIT + 10 * len(live))
-        stuck = _end_hanging(loop, guard)
-        for task in loop.tasks:
-            _forget_outcome(task)
+        _end_hanging(loop, guard)
+        warnings = [warning for task in loop.tasks if (warning := _forget_outcome(loop, task)) is not None]
         for signal in signals:
             clear_tracebacks(signal)
-        loop.ready.clear()
-        loop.tasks.clear()
-        loop.generators.clear()
+        loop.forget()
         execution.root = None
-    return stuck
+    return warnings
+
+
+def _waiter_of(task: asyncio.Task[Any]) -> Any:
+    return task._fut_waiter  # type: ignore[attr-defined]
 
 
 def _signal_of_run(execution: Execution) -> SuspendSignal:
@@ -87,9 +90,7 @@ def _signal_for(future: asyncio.Future[Any], execution: Execution) -> SuspendSig
                 timeout=call.timeout,
             )
         if isinstance(call, ActivityCall):
-            return SuspendSignal(
-                SuspendKind.ACTIVITY, instance_id=execution.instance_id, activity_id=call.activity_id
-            )
+            return SuspendSignal(SuspendKind.ACTIVITY, instance_id=execution.instance_id, activity_id=call.activity_id)
     if poison is None:
         return _signal_of_run(execution)
     return SuspendSignal(
@@ -145,18 +146,14 @@ def _drain(loop: ReplayLoop, guard: Guard | None, limit: int) -> None:
         loop.is_interrupted = False
 
 
-def _end_hanging(loop: ReplayLoop, guard: Guard | None) -> list[str]:
+def _end_hanging(loop: ReplayLoop, guard: Guard | None) -> None:
     """Complete the tasks that swallowed every signal, past the Task's own refusal.
 
     Their coroutines are never finalised, not even at exit: they would run the author's code.
     """
-    stuck: list[str] = []
-    while True:
-        live = [task for task in loop.tasks if not task.done()]
-        if not live:
-            return stuck
+    while live := [task for task in loop.tasks if not task.done()]:
         task = live[0]
-        stuck.append(task.get_name())
+        loop.signalled[task] = loop.signalled.get(task) or coroutine_location(task.get_coro())
         _immortalise(task.get_coro())
         asyncio.Future.set_exception(task, SuspendSignal(SuspendKind.ACTIVITY))
         if loop.ready:
@@ -170,9 +167,35 @@ def _immortalise(held: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
 
 
-def _forget_outcome(task: asyncio.Task[Any]) -> None:
-    """Drop the frames that a task's outcome keeps: finalisers of locals then run here, inside the poisoned loop."""
+def _comes_of_signal(exc: BaseException | None) -> bool:
+    """Tell whether an error is the signal, or took its place on the way out.
+
+    Leaving ``async with condition`` while `Condition.wait` gets its lock back raises RuntimeError, for example.
+    """
+    while exc is not None:
+        if is_suspend_signal(exc):
+            return True
+        exc = exc.__context__
+    return False
+
+
+def _forget_outcome(loop: ReplayLoop, task: asyncio.Task[Any]) -> str | None:
+    """Drop the frames that a task's outcome keeps: finalisers of locals then run here, inside the poisoned loop.
+
+    Returns:
+        The warning, if the task has swallowed the signal.
+    """
+    place = loop.signalled.get(task)
     try:
         task.result()  # not .exception(): only result() drops the task's own copy of the traceback
-    except BaseException as exc:
+        is_swallowed = True
+    except BaseException as exc:  # noqa: BLE001 - the outcome of a suspended run is ignored
+        is_swallowed = not _comes_of_signal(exc)
         clear_tracebacks(exc)
+    if task not in loop.signalled or (place is None and not is_swallowed):
+        return None
+    place = place or coroutine_location(task.get_coro())
+    return (
+        f"task {task.get_name()!r} swallowed SuspendSignal ({place}): it is suspended all the same; let the signal "
+        "pass, by catching Exception instead of BaseException, or by raising it again (is_suspend_signal)"
+    )

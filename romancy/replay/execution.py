@@ -119,7 +119,7 @@ class Execution:
         self.run = run
         self.is_lenient = is_lenient
         self.payload_limit = payload_limit
-        self.loop = ReplayLoop(self, hash_salt(execution_id, run))
+        self.loop = ReplayLoop(self, hash_salt(execution_id, run))  # type: ignore[abstract] # what is left is refused
         self.timers = DurableTimers()
         self.inbox = Inbox()
         self.operations = Operations(self)
@@ -325,10 +325,11 @@ class Execution:
         Returns:
             Warnings for the log: which tasks swallowed the signal, and where.
         """
-        warnings = eviction.evict(self, guard)
+        warnings = [] if self._closer.is_over else eviction.evict(self, guard)
         self.timers.clear()
         self.operations.clear()
-        self._closer = Closer(self)
+        # What refers to the run lets go of it: it is gone at once, not when the garbage collector comes round.
+        del self.loop.romancy_run, self.operations, self._closer
         return warnings
 
     def _run_turn(self, releases: Sequence[Release], is_recorded: bool, guard: Guard | None) -> None:  # noqa: FBT001
@@ -361,47 +362,38 @@ class Execution:
             self._start()
             self._drain()
         todo = deque(releases)
+        if is_recorded:
+            self._follow(todo, number)
+        if self.journal is None:
+            self._go_on(todo, number)
+
+    def _follow(self, todo: deque[Release], number: int) -> None:
+        """Release what history says, in its order."""
+        while todo and self._fatal is None:
+            release = todo.popleft()
+            if self.closing is None and self._deliver(release):
+                self.turn = number
+                self._drain()
+            elif not self.operations.was_withdrawn(activity_id := note_of(release).activity_id):
+                raise unreached(activity_id or "cancel")
+
+    def _go_on(self, todo: deque[Release], number: int) -> None:
+        """Release what has come, and messages of the inbox as soon as a receive waits for them."""
         inbox = self.inbox
         while self._fatal is None and self.closing is None:
-            if is_recorded:
+            release: Release | None = inbox.take(self.operations) if inbox.has_news else None
+            if release is None:
                 if not todo:
-                    break
+                    return
                 release = todo.popleft()
-                if self._deliver(release):
-                    self.turn = number
-                    self._drain()
-                elif not self.operations.was_withdrawn(note_of(release).activity_id):
-                    raise unreached(note_of(release).activity_id or "cancel")
-                continue
-            item = inbox.take(self.operations) if inbox.has_news else None
-            if item is None:
-                if not todo:
-                    break
-                item = todo.popleft()
-                if type(item) is MessageReceived:
-                    inbox.add(item)
+                if isinstance(release, MessageReceived):
+                    inbox.add(release)
                     continue
-            if self._deliver(item):
+            if self._deliver(release):
                 self.turn = number
-                self._notes.append(note_of(item))
+                self._notes.append(note_of(release))
                 self._drain()
-        if not is_recorded:
-            inbox.extend(item for item in todo if isinstance(item, MessageReceived | CancelRequested))
-        elif self._fatal is None:
-            self._after_recorded(todo, number)
-
-    def _after_recorded(self, todo: deque[Release], number: int) -> None:
-        """Go on behind the releases of a recorded turn: live, messages may wait that nothing else would wake."""
-        for release in todo:
-            raise unreached(note_of(release).activity_id or "cancel")
-        while self.journal is None and self.closing is None and self._fatal is None:
-            item = self.inbox.take(self.operations)
-            if item is None:
-                return
-            if self._deliver(item):
-                self.turn = number
-                self._notes.append(note_of(item))
-                self._drain()
+        inbox.extend(release for release in todo if isinstance(release, MessageReceived | CancelRequested))
 
     def _start(self) -> None:
         signature = self.workflow.signature

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import groupby
 from typing import TYPE_CHECKING, assert_never
 
@@ -25,10 +24,10 @@ from romancy.core.events import (
     TimerFired,
 )
 from romancy.errors import NondeterminismError
+from romancy.replay.locations import author_location
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from types import FrameType
 
 _OPERATION_KIND: dict[int, CallKind] = {
     EventKind.ACTIVITY_COMPLETED: CallKind.ACTIVITY,
@@ -181,23 +180,3 @@ def missing(activity_id: str, location: str) -> NondeterminismError:
     """Return the error for what the code asks for where history would hold it, and does not."""
     msg = f"{activity_id}: history does not record it, but the code at {location} asks for it: {_MEND}"
     return NondeterminismError(msg, activity_id, None, activity_id, location)
-
-
-_FOREIGN = ("romancy.", "asyncio", "anyio", "contextlib", "concurrent.")
-_LOOP = "romancy.replay.loop"
-
-
-def author_location() -> str:
-    """Return ``file:line`` of the innermost frame outside romancy, asyncio and anyio; ``"?"`` if there is none.
-
-    The search ends where the run's loop was entered: what lies beyond has not asked.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if module == _LOOP and frame.f_code.co_name == "drain":
-            break
-        if not module.startswith(_FOREIGN):
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        frame = frame.f_back
-    return "?"

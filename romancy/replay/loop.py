@@ -24,11 +24,12 @@ from romancy.replay.futures import (
     ReplayTimerHandle,
 )
 from romancy.replay.ids import Scope
+from romancy.replay.locations import author_location
 from romancy.replay.patches import DELIVERY, install
-from romancy.replay.suspend import SuspendSignal
+from romancy.replay.suspend import SuspendSignal, is_suspend_signal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from collections.abc import Callable, Coroutine
 
     from romancy.core.calls import Call
     from romancy.replay.execution import Execution
@@ -47,7 +48,7 @@ current_scope: contextvars.ContextVar[Scope] = contextvars.ContextVar("romancy_s
 
 _current_task = asyncio.current_task
 _get_running_loop = asyncio._get_running_loop
-_set_running_loop: Callable[[object], None] = asyncio._set_running_loop
+_set_running_loop = asyncio._set_running_loop
 _ENSURE_FUTURE = {
     getattr(asyncio_tasks, name).__code__
     for name in ("ensure_future", "_ensure_future")
@@ -65,14 +66,25 @@ class TurnInterrupted(KeyboardInterrupt):
 
 
 class ReplayLoop(asyncio.AbstractEventLoop):
-    """Run the callbacks of one workflow run, in an order that is the same at every replay."""
+    """Run the callbacks of one workflow run, in an order that is the same at every replay.
+
+    Attributes:
+        poison: Why the run is leaving memory, if it is.
+        is_interrupted: Whether the watchdog has struck.
+        signalled: The tasks that a suspension has failed, and where they were seen to have swallowed the signal.
+        tasks: The tasks in the order of their creation; some of them may be done.
+        generators: The async generators in the order of their first iteration; some of them may be exhausted.
+        reports: What was given to the exception handler, for the worker to log.
+        stamp: The turn's time in epoch microseconds.
+    """
 
     def __init__(self, execution: Execution, salt: int) -> None:
         self.romancy_run = execution
         self.poison: SuspendSignal | None = None
         self.is_interrupted = False
+        self.signalled: dict[asyncio.Task[Any], str | None] = {}
         self.tasks: list[ReplayTask[Any]] = []
-        self.generators: list[AsyncGenerator[Any, Any]] = []
+        self.generators: list[types.AsyncGeneratorType[Any, Any]] = []
         self.reports: list[dict[str, Any]] = []
         self.ready: deque[asyncio.Handle] = deque()
         self.stamp = 0
@@ -134,12 +146,14 @@ class ReplayLoop(asyncio.AbstractEventLoop):
             SuspendSignal: The first three times per task, and always in a callback.
         """
         assert self.poison is not None
-        task: Any = asyncio.current_task(self)
-        if task is None:
-            raise SuspendSignal(self.poison.kind)
-        task.strikes += 1
-        if task.strikes <= STRIKES:
-            raise SuspendSignal(self.poison.kind)
+        task: Any = _current_task(self)
+        if task is not None:
+            task.strikes += 1
+            if task in self.signalled and self.signalled[task] is None and not is_suspend_signal(sys.exception()):
+                self.signalled[task] = author_location()
+            if task.strikes > STRIKES:
+                return
+        raise SuspendSignal(self.poison.kind, instance_id=self.poison.instance_id)
 
     def create_future(self) -> asyncio.Future[Any]:
         """Make a future with a hash of the run."""
@@ -164,7 +178,7 @@ class ReplayLoop(asyncio.AbstractEventLoop):
         task: Any = _current_task(self)
         return task.scope if task is not None else current_scope.get(self.root_scope)
 
-    def create_task(
+    def create_task(  # type: ignore[override] # asyncio makes tasks of generators no more
         self, coro: Coroutine[Any, Any, T], *, name: str | None = None, context: contextvars.Context | None = None
     ) -> asyncio.Task[T]:
         """Spawn a task with a scope of its own, named by its spawn path."""
@@ -227,14 +241,15 @@ class ReplayLoop(asyncio.AbstractEventLoop):
 
     # -- callbacks and timers ---------------------------------------------------------------------------
 
-    def call_soon(
+    def call_soon(  # type: ignore[override] # the callback's arguments are only passed on
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """Queue a callback."""
         handle = ReplayHandle(callback, args, self, context)
         if (
-            getattr(callback, "__func__", None) is DELIVERY.function
-            and sys._getframe(1).f_code is DELIVERY.function.__code__
+            (function := getattr(callback, "__func__", None)) is DELIVERY.function
+            and function is not None
+            and sys._getframe(1).f_code is function.__code__
         ):
             # anyio delivers a cancellation again at every tick: for ever, if nothing can move before a release.
             self._deliveries += 1
@@ -244,13 +259,13 @@ class ReplayLoop(asyncio.AbstractEventLoop):
         self.ready.append(handle)
         return handle
 
-    def call_later(
+    def call_later(  # type: ignore[override] # the callback's arguments are only passed on
         self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Register a durable timer, ``delay`` seconds after the turn's stamp."""
         return self.call_at(self._time + delay, callback, *args, context=context)
 
-    def call_at(
+    def call_at(  # type: ignore[override] # the callback's arguments are only passed on
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """Register a durable timer; one that is already due is a callback.
@@ -280,11 +295,11 @@ class ReplayLoop(asyncio.AbstractEventLoop):
 
     # -- async generators -------------------------------------------------------------------------------
 
-    def _first_iteration(self, generator: AsyncGenerator[Any, Any]) -> None:
+    def _first_iteration(self, generator: Any) -> None:
         self.generators.append(generator)
 
     @staticmethod
-    def _finalize(_: AsyncGenerator[Any, Any]) -> None:
+    def _finalize(_: Any) -> None:
         """Do nothing: CPython then frees a suspended generator without running its ``finally``."""
 
     # -- the drain --------------------------------------------------------------------------------------
@@ -316,13 +331,19 @@ class ReplayLoop(asyncio.AbstractEventLoop):
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
-                self.call_exception_handler(
-                    {"message": "callback failed", "exception": exc, "handle": handle}
-                )
+                self.call_exception_handler({"message": "callback failed", "exception": exc, "handle": handle})
             if self.is_interrupted:
                 raise TurnInterrupted
         if len(self.generators) > 32:
             self.generators = [g for g in self.generators if g.ag_frame is not None]
+
+    def forget(self) -> None:
+        """Drop every callback, task and generator."""
+        self.ready.clear()
+        self.tasks.clear()
+        self.generators.clear()
+        self.signalled.clear()
+        self._deferred.clear()
 
     def __enter__(self) -> None:
         self._outer = (_get_running_loop(), sys.get_asyncgen_hooks())
@@ -363,5 +384,5 @@ _REFUSED = (
 ).split()
 for _name in _REFUSED:
     setattr(ReplayLoop, _name, _refusal(_name))
-ReplayLoop.__abstractmethods__ = frozenset()
+ReplayLoop.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
 install()

@@ -126,7 +126,7 @@ class Operations:
 
     def _time_out(self, call: ReceiveCall[object]) -> None:
         """Withdraw a receive whose time limit has come; a message that arrives later stays in the inbox."""
-        if not call.future.done():
+        if self.pending.get(call.activity_id) is call and not call.future.done():
             self.cancelled(call)
             call.future.set_exception(TimeoutError(f"no message on channel {call.name!r} within {call.timeout} s"))
 
@@ -171,8 +171,9 @@ class Operations:
         definition = call.definition
         value = definition.signature.decode_result(self._run.codec, release.result, definition.result_subject)
         del self.pending[activity_id]
-        if not call.future.done():
-            call.future.set_result(value)
+        future = _taken(call)
+        if not future.done():
+            future.set_result(value)
         if definition.undo is not None:
             self.armed.append((call, value))
         return True
@@ -184,8 +185,9 @@ class Operations:
             return False
         exc = exception_of(decode_failure(release.failure))
         del self.pending[release.activity_id]
-        if not call.future.done():
-            call.future.set_exception(exc)
+        future = _taken(call)
+        if not future.done():
+            future.set_exception(exc)
         return True
 
     def retry(self, release: ActivityRetried) -> bool:
@@ -197,9 +199,7 @@ class Operations:
         failed = _attempt.decode(release.attempt)
         call.attempt = failed.attempt + 1
         call.not_before = failed.retry_at
-        self.commands[activity_id] = RunActivity(
-            activity_id, call, call.attempt, call.not_before, call.scheduled_at
-        )
+        self.commands[activity_id] = RunActivity(activity_id, call, call.attempt, call.not_before, call.scheduled_at)
         return True
 
     def receive(self, release: MessageReceived) -> bool:
@@ -211,7 +211,7 @@ class Operations:
         del self.pending[release.activity_id]
         del self._receivers[call.name][release.activity_id]
         self._run.inbox.has_news = True
-        call.future.set_result(value)
+        _taken(call).set_result(value)
         return True
 
     def sent(self, release: MessageSent) -> bool:
@@ -219,18 +219,26 @@ class Operations:
         call = self.pending.pop(release.activity_id, None)
         if not isinstance(call, SendCall):
             return False
-        if not call.future.done():
+        future = _taken(call)
+        if not future.done():
             exc = _send_error(SendOutcome(int(release.outcome)), call)
             if exc is None:
-                call.future.set_result(None)
+                future.set_result(None)
             else:
-                call.future.set_exception(exc)
+                future.set_exception(exc)
         return True
 
 
 def is_result(release: Release) -> bool:
     """Tell whether a release holds what an activity did: it must not be lost if the turn fails."""
     return isinstance(release, ActivityCompleted | ActivityFailed | ActivityRetried)
+
+
+def _taken(call: Call[object]) -> asyncio.Future[object]:
+    """Return the future of a call that has its outcome; the two let go of each other, so that neither is garbage."""
+    future = call.future
+    del call.future
+    return future
 
 
 def _cancel_timer(timer: asyncio.TimerHandle, _: asyncio.Future[object]) -> None:
@@ -242,8 +250,6 @@ def _send_error(outcome: SendOutcome, call: SendCall) -> Exception | None:
         case SendOutcome.SENT:
             return None
         case SendOutcome.CLOSED:
-            return InstanceClosedError(
-                f"instance {call.to!r} has ended: it takes no message on channel {call.name!r}"
-            )
+            return InstanceClosedError(f"instance {call.to!r} has ended: it takes no message on channel {call.name!r}")
         case SendOutcome.NOT_FOUND:
             return InstanceNotFoundError(f"no instance {call.to!r} to send to on channel {call.name!r}")

@@ -1,8 +1,10 @@
-"""Three small patches of asyncio and anyio for objects that don't pass through the loop; inert on other loops.
+"""Four small patches for what does not pass through the loop; inert on other loops.
 
 - `asyncio.gather` makes its own future: it gets a hash of the run.
 - anyio's cancel scopes keep their children in a set: on the replay loop it keeps the order of insertion.
 - `anyio.to_thread.run_sync` starts its thread past `loop.run_in_executor`: it is refused in workflow code.
+- Python warns of coroutines that were never awaited: while a run leaves memory, `gather` in a ``finally`` is refused
+  at its first one, and the others are nobody's mistake.
 
 Each has a test that fails when a release of the library changes what is patched.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import warnings
 from asyncio import tasks
 from typing import Any
 
@@ -25,7 +28,8 @@ GatheringFuture: Any = tasks._GatheringFuture  # type: ignore[attr-defined]
 class _Delivery:
     """anyio's function that delivers a cancellation, and does so again at every tick; once anyio is patched."""
 
-    function: Any = ()  # equal to no callback's function
+    def __init__(self) -> None:
+        self.function: Any = ()  # no callback has that for its function
 
 
 DELIVERY = _Delivery()
@@ -35,10 +39,10 @@ def _hash_gathering(self: Any) -> int:
     run: Any = getattr(self._loop, "romancy_run", None)
     if run is None:
         return object.__hash__(self)
-    state = self.__dict__
-    if "romancy_hash" not in state:
-        self._loop.last_hash = state["romancy_hash"] = self._loop.last_hash + 1
-    found: int = state["romancy_hash"]
+    found: int | None = getattr(self, "romancy_hash", None)
+    if found is None:
+        loop = self._loop
+        loop.last_hash = found = self.romancy_hash = loop.last_hash + 1
     return found
 
 
@@ -66,10 +70,24 @@ def _patch_anyio() -> None:
     DELIVERY.function = scope._deliver_cancellation
 
 
+def _patch_warnings() -> None:
+    plain_warn: Any = getattr(warnings, "_warn_unawaited_coroutine", None)
+    if plain_warn is None:
+        return
+
+    def warn_unawaited_coroutine(coro: object) -> None:
+        run = current_run()
+        if run is None or not run.is_poisoned:
+            plain_warn(coro)
+
+    warnings._warn_unawaited_coroutine = warn_unawaited_coroutine  # type: ignore[attr-defined]
+
+
 def install() -> None:
     """Apply the patches, once in a process."""
     if GatheringFuture.__hash__ is _hash_gathering:
         return
     GatheringFuture.__hash__ = _hash_gathering
+    _patch_warnings()
     if "anyio" in sys.modules or importlib.util.find_spec("anyio") is not None:
         _patch_anyio()

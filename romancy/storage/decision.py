@@ -38,9 +38,7 @@ class Decision(msgspec.Struct, frozen=True):
     openings: list[Opening]
 
 
-def wake_for_mail(
-    status: int, wake_at: int | None, now: int, kind: InboxKind = InboxKind.MESSAGE
-) -> int | None:
+def wake_for_mail(status: int, wake_at: int | None, now: int, kind: InboxKind = InboxKind.MESSAGE) -> int | None:
     """Return when an instance is claimable after something has reached its inbox.
 
     That is now, or earlier if it is due already, so that mail never costs an instance its place in the queue.
@@ -51,7 +49,7 @@ def wake_for_mail(
     return now if wake_at is None or wake_at > now else wake_at
 
 
-def parked_until(entry: Entry, wake_at: int | None, now: int, *, has_mail: bool) -> int | None:
+def parked_until(entry: Entry, wake_at: int | None, now: int, *, is_mailed: bool) -> int | None:
     """Return when an entry's instance is claimable after it; ``wake_at`` is when it was before."""
     if entry.status.is_closed:
         return None
@@ -59,7 +57,7 @@ def parked_until(entry: Entry, wake_at: int | None, now: int, *, has_mail: bool)
         wake_at = entry.wake_at
     elif not entry.is_freed:
         return wake_at
-    if has_mail:
+    if is_mailed:
         return wake_for_mail(entry.status, wake_at, now)
     if entry.status is Status.BLOCKED and wake_at is not None:
         # Another build may take it at once, also when this owner's clock is ahead.
@@ -82,6 +80,11 @@ def holds(session: int, entry: Entry, row: Row | None) -> bool:
         and row.run == entry.run
         and row.status < Status.COMPLETED
     )
+
+
+def has_mail(row: Row | _Draft) -> bool:
+    """Say whether an inbox holds something that its owner has not seen and that still matters."""
+    return row.status < Status.COMPLETED and row.inbox_seq > row.inbox_seen
 
 
 def events_of(entry: Entry) -> list[HistoryRow]:
@@ -149,10 +152,6 @@ class _Draft(msgspec.Struct):
     inbox_seq: int
     inbox_seen: int
     recoveries: int
-
-    @property
-    def has_mail(self) -> bool:
-        return self.status < Status.COMPLETED and self.inbox_seq > self.inbox_seen
 
     @property
     def has_moved(self) -> bool:
@@ -227,15 +226,14 @@ class _Batch:
         if row.session != self.session:
             return Rejected(f"the instance is owned by session {row.session}, not {self.session}")
         return Rejected(
-            f"the instance stands at run {row.run}, event {row.next_seq},"
-            f" not at run {entry.run}, event {entry.seq}"
+            f"the instance stands at run {row.run}, event {row.next_seq}, not at run {entry.run}, event {entry.seq}"
         )
 
     def settle(self, entry: Entry) -> None:
         """Compare and write down an instance whose entry holds, after all sends of the batch."""
         draft = self._draft(entry.key)
         is_closed = entry.status.is_closed
-        draft.wake_at = parked_until(entry, draft.wake_at, self.now, has_mail=draft.has_mail)
+        draft.wake_at = parked_until(entry, draft.wake_at, self.now, is_mailed=has_mail(draft))
         if is_closed or entry.is_freed:
             draft.session = None
         if (following := entry.next_run) is not None:
@@ -285,13 +283,16 @@ class _Batch:
         """Tell an entry's owner what has become of it, after the whole batch."""
         if isinstance(sent, Rejected):
             return sent
+        is_mailed = has_mail(self._draft(entry.key))
+        if not sent:
+            return Accepted(sent, is_mailed)
         reached = {
             self.ids[outgoing.to]: None
             for outgoing, event in zip(entry.sends, sent, strict=True)
             if event.payload == _SENT and outgoing.to in self.ids
         }
         reached.pop(entry.key, None)
-        return Accepted(sent, self._draft(entry.key).has_mail, tuple(reached))
+        return Accepted(sent, is_mailed, tuple(reached))
 
     def _draft(self, key: int) -> _Draft:
         draft = self.drafts.get(key)

@@ -88,7 +88,10 @@ class Storage(Protocol):
         ...
 
     async def post(self, post: Post) -> PostResult:
-        """Put an item into an instance's inbox and make the instance claimable now, in one transaction."""
+        """Put an item into an instance's inbox and make the instance claimable now, in one transaction.
+
+        A message does not start a pending instance before its time; a cancel does.
+        """
         ...
 
     async def claim(self, session: int, definitions: Sequence[tuple[str, str]], build: str, *, limit: int) -> Claims:
@@ -105,7 +108,8 @@ class Storage(Protocol):
             limit: Upper bound on the result's length; at least 1.
 
         Returns:
-            At most ``limit`` claims, highest priority first, then earliest ``wake_at``, each with its history and inbox.
+            At most ``limit`` claims, highest priority first, then earliest ``wake_at``, each with its history and
+            inbox.
 
         Raises:
             SessionLostError: The session is dead.
@@ -158,7 +162,9 @@ class Storage(Protocol):
         ...
 
     async def terminate(self, id: str, failure: bytes) -> None:
-        """End an instance now, whoever owns it: a `RUN_TERMINATED` event is its last, and its owner's next entry is rejected.
+        """End an instance now, whoever owns it; its owner's next entry is rejected.
+
+        A `RUN_TERMINATED` event is its last.
 
         Raises:
             InstanceNotFoundError: No instance has the id.

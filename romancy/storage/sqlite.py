@@ -45,7 +45,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _SHORTEST_POLL = 0.002
 _LONGEST_POLL = 0.02
 _POLL_GROWTH = 1.2
-_LATELY = 1.0
+_LATELY = 0.25
 
 
 class SqliteStorage:
@@ -78,16 +78,13 @@ class SqliteStorage:
         self._clock = clock or SystemClock()
         self._lock_timeout = lock_timeout.total_seconds()
         self._is_migrating = True
-        self._writer = SqliteThread(
-            self._location.path, self._connect_writer, lock_timeout=self._lock_timeout
-        )
+        self._writer = SqliteThread(self._location.path, self._connect_writer, lock_timeout=self._lock_timeout)
         self._reader = self._writer
         if not self._location.is_memory:
-            self._reader = SqliteThread(
-                self._location.path, self._connect_reader, lock_timeout=self._lock_timeout
-            )
+            self._reader = SqliteThread(self._location.path, self._connect_reader, lock_timeout=self._lock_timeout)
         self._version: int | None = None
         self._last_change = 0.0
+        self._pause = _SHORTEST_POLL
 
     def _connect_writer(self) -> sqlite3.Connection:
         return connect_writer(
@@ -135,7 +132,7 @@ class SqliteStorage:
             now = self._clock.now()
             return sqlite_sessions.open_session(connection, info, now + ttl // _MICROSECOND, now)
 
-        return await self._write(work)
+        return await self._writer.write(work)
 
     async def renew_session(self, session: int, ttl: timedelta) -> None:
         """Let the session live for ``ttl`` from now.
@@ -148,11 +145,11 @@ class SqliteStorage:
             now = self._clock.now()
             sqlite_sessions.renew_session(connection, session, now + ttl // _MICROSECOND, now)
 
-        await self._write(work)
+        await self._writer.write(work)
 
     async def close_session(self, session: int) -> None:
         """End the session and free what it owns, claimable at once where it was due. Safe to call twice."""
-        await self._write(lambda c: sqlite_sessions.close_session(c, session, self._clock.now()))
+        await self._writer.write(lambda c: sqlite_sessions.close_session(c, session, self._clock.now()))
 
     async def reap_sessions(self) -> int:
         """Declare expired sessions dead, the caller's own too, and free what they own.
@@ -160,7 +157,7 @@ class SqliteStorage:
         Returns:
             How many instances were freed.
         """
-        return await self._write(lambda c: sqlite_sessions.reap_sessions(c, self._clock.now()))
+        return await self._writer.write(lambda c: sqlite_sessions.reap_sessions(c, self._clock.now()))
 
     async def block_unserved(self, *, due_before: int) -> int:
         """Block unowned instances that were due before that instant and that no live session serves.
@@ -168,24 +165,22 @@ class SqliteStorage:
         Returns:
             How many were blocked.
         """
-        return await self._write(lambda c: sqlite_sessions.block_unserved(c, due_before, self._clock.now()))
+        return await self._writer.write(lambda c: sqlite_sessions.block_unserved(c, due_before, self._clock.now()))
 
     # What clients do
 
-    async def create(
-        self, new: NewInstance, on_conflict: Literal["raise", "attach", "restart"] = "raise"
-    ) -> Creation:
+    async def create(self, new: NewInstance, on_conflict: Literal["raise", "attach", "restart"] = "raise") -> Creation:
         """Create an instance; a restarted one gets a new key.
 
         Raises:
             InstanceAlreadyExistsError: The id is taken, and ``on_conflict`` is ``"raise"``.
             InstanceRunningError: ``"restart"``, and the instance has not ended.
         """
-        return await self._write(lambda c: sqlite_instances.create(c, new, on_conflict, self._clock.now()))
+        return await self._progress(lambda c: sqlite_instances.create(c, new, on_conflict, self._clock.now()))
 
     async def post(self, post: Post) -> PostResult:
         """Put an item into an instance's inbox and make the instance claimable now, in one transaction."""
-        return await self._write(lambda c: sqlite_instances.post(c, post, self._clock.now()))
+        return await self._progress(lambda c: sqlite_instances.post(c, post, self._clock.now()))
 
     async def terminate(self, id: str, failure: bytes) -> None:
         """End an instance now, whoever owns it.
@@ -194,7 +189,7 @@ class SqliteStorage:
             InstanceNotFoundError: No instance has the id.
             InstanceClosedError: It has ended already.
         """
-        await self._write(lambda c: sqlite_instances.terminate(c, id, failure, self._clock.now()))
+        await self._writer.write(lambda c: sqlite_instances.terminate(c, id, failure, self._clock.now()))
 
     async def purge(self, id: str) -> None:
         """Delete an instance that has ended, with its history and inbox.
@@ -203,13 +198,11 @@ class SqliteStorage:
             InstanceNotFoundError: No instance has the id.
             InstanceRunningError: It has not ended.
         """
-        await self._write(lambda c: sqlite_instances.purge(c, id))
+        await self._writer.write(lambda c: sqlite_instances.purge(c, id))
 
     # What owners do
 
-    async def claim(
-        self, session: int, definitions: Sequence[tuple[str, str]], build: str, *, limit: int
-    ) -> Claims:
+    async def claim(self, session: int, definitions: Sequence[tuple[str, str]], build: str, *, limit: int) -> Claims:
         """Take ownership of instances that are due.
 
         Atomic: two sessions never claim the same instance.
@@ -220,7 +213,7 @@ class SqliteStorage:
         Raises:
             SessionLostError: The session is dead.
         """
-        return await self._write(
+        return await self._writer.write(
             lambda c: sqlite_claims.claim(c, session, definitions, build, limit=limit, now=self._clock.now())
         )
 
@@ -233,7 +226,7 @@ class SqliteStorage:
         Raises:
             SessionLostError: The session is dead; nothing is written.
         """
-        return await self._write(lambda c: sqlite_commit.commit(c, session, entries, self._clock.now()))
+        return await self._progress(lambda c: sqlite_commit.commit(c, session, entries, self._clock.now()))
 
     async def mail(self, session: int) -> list[Mail]:
         """Read the inbox rows of owned instances that their owner has not seen, ordered by key and seq."""
@@ -274,12 +267,12 @@ class SqliteStorage:
     async def wait_for_change(self, timeout: timedelta) -> bool:
         """Return True soon after another process has written to the database, False at ``timeout``.
 
-        A change since the last call counts. Looks every 2 ms while there were writes in the last second, here
-        or elsewhere, and ever more rarely after that, down to every 20 ms. In between the writer is free.
+        A change since the last call counts. Looks every 2 ms while something was written in the last
+        quarter of a second, here or elsewhere, and ever more rarely after that, down to every 20 ms. In between
+        the writer is free.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout.total_seconds()
-        pause = _SHORTEST_POLL
         while not self._location.is_memory:
             # Of the writer's connection: its own commits don't count there.
             version = await self._writer.read(_data_version)
@@ -291,16 +284,14 @@ class SqliteStorage:
                 return True
             if now >= deadline:
                 return False
-            pause = (
-                _SHORTEST_POLL
-                if now < self._last_change + _LATELY
-                else min(pause * _POLL_GROWTH, _LONGEST_POLL)
-            )
-            await asyncio.sleep(min(pause, deadline - now))
+            is_lively = now < self._last_change + _LATELY
+            self._pause = _SHORTEST_POLL if is_lively else min(self._pause * _POLL_GROWTH, _LONGEST_POLL)
+            await asyncio.sleep(min(self._pause, deadline - now))
         await asyncio.sleep(deadline - loop.time())
         return False
 
-    async def _write(self, work: Work[T]) -> T:
+    async def _progress(self, work: Work[T]) -> T:
+        """Write something that another process may soon answer to; a session's renewal is nothing of the kind."""
         self._last_change = asyncio.get_running_loop().time()
         return await self._writer.write(work)
 

@@ -6,10 +6,12 @@ import json
 import sqlite3
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+import msgspec
+
 from romancy.core.events import Event
 from romancy.core.records import LEAVE, Accepted, Entry, Refused, Rejected
 from romancy.errors import SessionLostError
-from romancy.storage.decision import decide, events_of, holds, is_advance, parked_until
+from romancy.storage.decision import decide, events_of, has_mail, holds, is_advance, parked_until
 from romancy.storage.rows import HistoryRow, Row
 from romancy.storage.sql import history, instances, messages, sessions
 
@@ -121,9 +123,7 @@ def write_plain(connection: sqlite3.Connection, session: int, entries: Sequence[
     return True
 
 
-def write_decided(
-    connection: sqlite3.Connection, session: int, entries: Sequence[Entry], now: int
-) -> list[Answer]:
+def write_decided(connection: sqlite3.Connection, session: int, entries: Sequence[Entry], now: int) -> list[Answer]:
     """Read what the entries touch, decide, and write what was decided."""
     rows = _rows(connection, instances.ROWS_BY_KEYS, [entry.key for entry in entries])
     targets = _rows(connection, instances.ROWS_BY_IDS, [send.to for entry in entries for send in entry.sends])
@@ -159,7 +159,13 @@ def _write(connection: sqlite3.Connection, session: int, entries: Sequence[Entry
     answers = _attempt(connection, lambda: write_decided(connection, session, entries, now))
     if isinstance(answers, list):
         return answers
-    return [_write_alone(connection, session, entry, now) for entry in entries]
+    answers = [_write_alone(connection, session, entry, now) for entry in entries]
+    rows = _rows(connection, instances.ROWS_BY_KEYS, [entry.key for entry in entries])
+    # An entry may have got mail from one that was written after it.
+    return [
+        msgspec.structs.replace(answer, mailed=has_mail(rows[entry.key])) if isinstance(answer, Accepted) else answer
+        for entry, answer in zip(entries, answers, strict=True)
+    ]
 
 
 def _write_alone(connection: sqlite3.Connection, session: int, entry: Entry, now: int) -> Answer:
@@ -186,7 +192,7 @@ def _settlement_of(session: int, entry: Entry, now: int) -> tuple[object, ...]:
     return (
         None if is_closed or entry.is_freed else session,
         entry.status,
-        parked_until(entry, None, now, has_mail=False),
+        parked_until(entry, None, now, is_mailed=False),
         None if is_closed else entry.waiting_on,
         entry.reason,
         entry.build,

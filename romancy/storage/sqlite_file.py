@@ -63,13 +63,11 @@ def locate(path_or_url: str | Path, synchronous: str = "FULL") -> Location:
                 raise StorageError(f"{text}: unknown option {name!r}; the only one is 'synchronous'")
             synchronous = value
         if not rest.startswith("///") and rest != "//":
-            raise StorageError(
-                f"{text}: write sqlite:///relative.db, sqlite:////absolute.db, or sqlite:// for memory"
-            )
+            raise StorageError(f"{text}: write sqlite:///relative.db, sqlite:////absolute.db, or sqlite:// for memory")
         path = unquote(rest[3:]) or MEMORY
     if synchronous.upper() not in _SYNCHRONOUS:
         raise StorageError(f"{text}: synchronous is {synchronous!r}, not one of {', '.join(_SYNCHRONOUS)}")
-    return Location(path if path == MEMORY else os.path.abspath(path), synchronous.upper())
+    return Location(path if path == MEMORY else str(Path(path).absolute()), synchronous.upper())
 
 
 def connect_writer(location: Location, *, migrate: bool, lock_timeout: float, now: int) -> sqlite3.Connection:
@@ -117,8 +115,8 @@ def inspect(path: str, *, lock_timeout: float) -> int:
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
     if not header:
-        folder = os.path.dirname(path)
-        if not os.path.isdir(folder):
+        folder = Path(path).parent
+        if not folder.is_dir():
             raise StorageError(f"{path}: there is no folder {folder}; create it first")
         return 0
     if not header.startswith(_MAGIC):
@@ -155,7 +153,7 @@ def _header(path: str) -> bytes:
         OSError: It is a directory, or can't be read.
     """
     try:
-        with open(path, "rb") as file:
+        with Path(path).open("rb") as file:
             return file.read(_HEADER_SIZE)
     except FileNotFoundError:
         return b""
@@ -163,7 +161,7 @@ def _header(path: str) -> bytes:
 
 def _size(path: str) -> int:
     try:
-        return os.stat(path).st_size
+        return Path(path).stat().st_size
     except FileNotFoundError:
         return 0
 
@@ -182,8 +180,7 @@ def _verify(path: str, version: int, *, migrate: bool) -> None:
         )
     if version < latest and not migrate:
         raise SchemaVersionError(
-            f"{path}: its schema has version {version}, and this romancy needs {latest};"
-            " open it once with migrate=True"
+            f"{path}: its schema has version {version}, and this romancy needs {latest}; open it once with migrate=True"
         )
 
 
@@ -193,9 +190,7 @@ def _connect(path: str) -> sqlite3.Connection:
 
 def _prepare(connection: sqlite3.Connection, location: Location, *, lock_timeout: float, now: int) -> None:
     retry_while_busy(lambda: _migrate(connection, location.path, now), lock_timeout)
-    mode = retry_while_busy(
-        lambda: connection.execute("PRAGMA journal_mode = WAL").fetchone()[0], lock_timeout
-    )
+    mode = retry_while_busy(lambda: connection.execute("PRAGMA journal_mode = WAL").fetchone()[0], lock_timeout)
     if mode != ("memory" if location.is_memory else "wal"):
         raise StorageError(f"{location.path}: SQLite can't keep a write-ahead log there; use a local disk")
     connection.execute(f"PRAGMA synchronous = {location.synchronous}")

@@ -105,9 +105,7 @@ def terminate(connection: sqlite3.Connection, id: str, failure: bytes, now: int)
         raise InstanceClosedError(f"instance {id!r} has ended already: it is {target.status.name.lower()}")
     last = connection.execute(history.LAST_TURN, (target.key, target.run)).fetchone()
     turn = 1 + (0 if last is None else last[0])
-    event = HistoryRow(
-        target.key, target.run, target.next_seq, turn, now, EventKind.RUN_TERMINATED, None, failure
-    )
+    event = HistoryRow(target.key, target.run, target.next_seq, turn, now, EventKind.RUN_TERMINATED, None, failure)
     connection.execute(history.INSERT, event)
     connection.execute(instances.END, (Status.TERMINATED, now, target.key))
 

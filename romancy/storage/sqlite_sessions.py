@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from romancy.core.failures import Failure, encode_failure
 from romancy.errors import SessionLostError
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 def open_session(connection: sqlite3.Connection, info: SessionInfo, expires_at: int, now: int) -> int:
     """Register a session and return its number, within a transaction."""
     values = (expires_at, info.build, json.dumps(info.definitions), info.host, info.pid, now)
-    number = connection.execute(sessions.INSERT, values).lastrowid
-    assert number is not None
-    return number
+    return cast("int", connection.execute(sessions.INSERT, values).lastrowid)
 
 
 def renew_session(connection: sqlite3.Connection, session: int, expires_at: int, now: int) -> None:

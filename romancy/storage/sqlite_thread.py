@@ -72,9 +72,7 @@ def retry_while_busy(attempt: Callable[[], T], limit: float) -> T:
         pause = min(pause * _PAUSE_GROWTH, _LAST_PAUSE)
 
 
-def transact(
-    connection: sqlite3.Connection, works: Sequence[Work[object]], *, lock_timeout: float
-) -> list[Outcome]:
+def transact(connection: sqlite3.Connection, works: Sequence[Work[object]], *, lock_timeout: float) -> list[Outcome]:
     """Run callables in one transaction, each of them whole or not at all.
 
     Atomic: what one callable raises undoes that callable alone. When the transaction itself can't begin or
@@ -92,7 +90,7 @@ def transact(
         else:
             outcomes = [_run_in_savepoint(connection, work) for work in works]
         connection.execute("COMMIT")
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - it belongs to the callers, and the thread must live on
         return [Outcome(None, error)] * len(works)
     else:
         return outcomes
@@ -106,7 +104,7 @@ def run(connection: sqlite3.Connection, work: Work[object]) -> Outcome:
     """Call a callable and catch whatever it raises."""
     try:
         return Outcome(work(connection), None)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - likewise
         return Outcome(None, error)
 
 
@@ -202,7 +200,7 @@ class SqliteThread:
     def _serve(self, opened: asyncio.Future[object], ended: asyncio.Future[object]) -> None:
         try:
             connection = self._connect()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever opens
             self._deliver([(opened, Outcome(None, error)), (ended, _NOTHING)])
             return
         self._deliver([(opened, _NOTHING)])

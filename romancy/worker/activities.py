@@ -102,8 +102,17 @@ class ActivityRunner:
         body = run.bodies.pop(activity_id, None)
         if body is not None:
             body.is_wanted = False
-            if body.task is not None:
-                body.task.cancel()
+            self._stop(body)
+
+    def _stop(self, body: Body) -> None:
+        if body.task is not None and body.task.cancel():
+            # A task that is cancelled before its first step does not get to its ``finally``.
+            body.task.add_done_callback(lambda _: self._leave(body))
+
+    def _leave(self, body: Body) -> None:
+        self._running.discard(body)
+        if self._waiting:
+            self._begin_waiting()
 
     def cancel_all(self, run: HotRun) -> None:
         """Tell all bodies of a run to stop."""
@@ -115,8 +124,8 @@ class ActivityRunner:
         self._waiting.clear()
         if self._running:
             await asyncio.wait(self._tasks(), timeout=grace.total_seconds())
-        for task in self._tasks():
-            task.cancel()
+        for body in list(self._running):
+            self._stop(body)
         while self._running:
             await asyncio.wait(self._tasks())
         # Ending idle threads takes no time; one that is busy after the grace time is left behind.
@@ -170,9 +179,7 @@ class ActivityRunner:
         else:
             release = ActivityCompleted(command.activity_id, payload)
         finally:
-            self._running.discard(body)
-            if self._waiting:
-                self._begin_waiting()
+            self._leave(body)
         if body.is_wanted:
             del run.bodies[command.activity_id]
             self._on_result(run, release)

@@ -44,6 +44,22 @@ def is_busy_after(run: HotRun, turn: Turn, now: int) -> bool:
     return False
 
 
+def wake_after(run: HotRun, turn: Turn, now: int, *, is_busy: bool) -> int | None:
+    """Return what the commit of a turn writes into ``wake_at``: `LEAVE` where it is right as it is.
+
+    While something lives only in memory the column stays in the past, so that an owner's death makes the instance
+    claimable at once. `UNKNOWN` stands for the past: only a message makes others write it.
+    """
+    if is_busy:
+        is_past = run.wake_at is not None and run.wake_at <= now
+        return LEAVE if is_past else now
+    known = run.next_deadline()
+    deadlines = [] if known is None else [known]
+    deadlines += [c.not_before for c in turn.commands if isinstance(c, RunActivity) and c.not_before > now]
+    target = min(deadlines, default=None)
+    return LEAVE if target == run.wake_at else target
+
+
 def entry_of(run: HotRun, turn: Turn, *, now: int, wake_at: int | None, is_freed: bool) -> Entry:
     """Return what a turn commits.
 
@@ -74,7 +90,7 @@ def entry_of(run: HotRun, turn: Turn, *, now: int, wake_at: int | None, is_freed
         stamp=turn.stamp,
         notes=turn.notes,
         consumed=turn.consumed,
-        sends=[_outgoing(command) for command in turn.commands if isinstance(command, Send)],
+        sends=[_outgoing(command) for command in turn.commands if type(command) is Send],
         status=status,
         wake_at=wake_at,
         inbox_seen=run.inbox_looked,

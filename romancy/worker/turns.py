@@ -8,7 +8,7 @@ import math
 import time
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,7 +20,7 @@ from romancy.errors import CodecError, NondeterminismError, PayloadTooLargeError
 from romancy.replay.execution import Turn
 from romancy.replay.journal import RecordedTurn, release_of
 from romancy.replay.loop import SpinningError, TurnInterrupted
-from romancy.worker.entries import blocking_entry, entry_of, has_to_be_written, is_busy_after
+from romancy.worker.entries import blocking_entry, entry_of, has_to_be_written, is_busy_after, wake_after
 from romancy.worker.hot import UNKNOWN, HotRun
 from romancy.worker.stacks import with_stacks
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from romancy.core.clock import Clock
     from romancy.core.events import Release
     from romancy.core.records import Claim, Entry, InboxItem
-    from romancy.replay.execution import Execution
     from romancy.replay.guard import Guard
     from romancy.worker.activities import ActivityRunner
     from romancy.worker.committer import Answer, Committer
     from romancy.worker.hot import HotSet
+    from romancy.worker.surroundings import Surroundings
     from romancy.worker.timers import Alarms
 
 _logger = logging.getLogger("romancy")
@@ -50,30 +50,6 @@ _CAN_NOT_GO_ON = (
     SystemExit,
 )
 _encode = msgspec.json.Encoder().encode
-
-
-class Surroundings(Protocol):
-    """What turns tell the rest of the worker."""
-
-    def make_execution(self, claim: Claim) -> Execution:
-        """Return a new execution for a claimed instance."""
-        ...
-
-    def next_execution(self, run: HotRun, turn: Turn) -> Execution:
-        """Return the execution of the run that recur opens."""
-        ...
-
-    def run_ended(self, run: HotRun, status: Status, payload: bytes | None) -> None:
-        """Note that an instance has ended or is blocked; it is in the database. ``payload`` is its last event's."""
-        ...
-
-    def run_freed(self, wake_at: int | None) -> None:
-        """Note that an instance was freed and is due at an instant."""
-        ...
-
-    def mail_expected(self, keys: Iterable[int]) -> None:
-        """Note that inbox rows for instances, here or elsewhere, are in the database."""
-        ...
 
 
 class Turns:
@@ -146,6 +122,8 @@ class Turns:
         if run is None:
             return
         run.alarm_at = None
+        if run.is_committing:
+            return  # the commit may be what lets the run go; if it is not, it sets the alarm again
         now = self._clock.now()
         if not self.is_draining:
             for command in [command for command in run.backoffs.values() if command.not_before <= now]:
@@ -208,20 +186,21 @@ class Turns:
         execution = run.execution
         if not run.is_loaded and not self._load(run):
             return
+        now = self._clock.now()
         recorded = run.recorded
         if recorded is not None:
             run.recorded = None
             turn = execution.activate(recorded.releases, stamp=recorded.stamp, is_recorded=True, guard=self._guard)
         else:
-            now = self._clock.now()
             batch = self._batch(run, now)
             is_first = execution.turn == 0
             if not batch and not is_first and execution.closing is None:
                 self._settle(run)
                 return
             turn = execution.activate(batch, stamp=run.started_at if is_first else now, guard=self._guard)
-        self._report(run)
-        self._commit(run, turn)
+        if execution.loop.reports:
+            self._report(run)
+        self._commit(run, turn, now)
 
     def _batch(self, run: HotRun, now: int) -> list[Release]:
         """Return what is released next: inbox rows by their arrival, results by theirs, timers by their deadline."""
@@ -229,7 +208,7 @@ class Turns:
         run.arrivals = []
         timers = run.execution.timers.due(now)
         if not timers and len(arrivals) <= 1:
-            return [release for *_, release in arrivals]
+            return [arrivals[0][3]] if arrivals else []
         arrivals += [(at, _TIMER, index, TimerFired(timer_id)) for index, (at, timer_id) in enumerate(timers)]
         arrivals.sort(key=lambda arrival: arrival[:3])
         return [release for *_, release in arrivals]
@@ -273,16 +252,15 @@ class Turns:
 
     # -- commits ----------------------------------------------------------------------------------------
 
-    def _commit(self, run: HotRun, turn: Turn) -> None:
+    def _commit(self, run: HotRun, turn: Turn, now: int) -> None:
         if turn.blocked is not None:
             failure = with_stacks(turn.blocked, run.execution)
-            entry = blocking_entry(run, turn, failure, build=self._build, now=self._clock.now())
+            entry = blocking_entry(run, turn, failure, build=self._build, now=now)
             _logger.error("instance %s is blocked: %s", run.id, failure.message)
         else:
-            now = self._clock.now()
             is_busy = is_busy_after(run, turn, now)
             is_freed = not is_busy and self._hot.limit == 0
-            wake_at = self._wake_at(run, turn, now, is_busy=is_busy)
+            wake_at = wake_after(run, turn, now, is_busy=is_busy)
             if is_freed and wake_at == LEAVE:
                 wake_at = run.wake_at
             entry = entry_of(run, turn, now=now, wake_at=wake_at, is_freed=is_freed)
@@ -290,22 +268,6 @@ class Turns:
                 self._apply(run, turn, [])
                 return
         self._submit(run, turn, entry)
-
-    def _wake_at(self, run: HotRun, turn: Turn, now: int, *, is_busy: bool) -> int | None:
-        """Return what the commit writes into ``wake_at``: nothing where it is right as it is."""
-        if is_busy:
-            is_past = run.wake_at is not None and run.wake_at != UNKNOWN and run.wake_at <= now
-            return LEAVE if is_past or run.wake_at == UNKNOWN else now
-        deadlines = [
-            command.not_before
-            for command in turn.commands
-            if isinstance(command, RunActivity) and command.not_before > now
-        ]
-        known = run.next_deadline()
-        if known is not None:
-            deadlines.append(known)
-        target = min(deadlines) if deadlines else None
-        return LEAVE if target == run.wake_at else target
 
     def _settle(self, run: HotRun) -> None:
         """Leave a run that has nothing to do: write when it is next due, or let it go."""
@@ -315,7 +277,7 @@ class Turns:
         now = self._clock.now()
         nothing = Turn(run.execution.turn, max(now, run.execution.loop.stamp), [], 0, [], [], None, None)
         self._hot.mark_idle(run)
-        wake_at = self._wake_at(run, nothing, now, is_busy=False)
+        wake_at = wake_after(run, nothing, now, is_busy=False)
         if self._hot.limit == 0:
             self._free(run)
         elif wake_at != LEAVE or run.inbox_looked > run.inbox_written:
@@ -409,13 +371,13 @@ class Turns:
             self.wake(run)
         elif not run.bodies:
             self._settle(run)
-        elif len(run.execution.timers):
+        elif run.backoffs or len(run.execution.timers):
             self._set_alarm(run)
 
     def _start(self, run: HotRun, command: RunActivity) -> None:
         if self.is_draining:
             return
-        if command.not_before > self._clock.now():
+        if command.not_before and command.not_before > self._clock.now():
             run.backoffs[command.activity_id] = command
             self._set_alarm(run)
         else:

@@ -5,11 +5,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from making import Worker
 
 from romancy.core.clock import ManualClock
 from romancy.storage.protocol import Storage
 from romancy.storage.sqlite import SqliteStorage
+
+from .making import Worker
 
 Open = Callable[[], Awaitable[Storage]]
 

@@ -8,12 +8,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from making import Worker
 
 from romancy.core.clock import ManualClock
 from romancy.errors import StorageError
 from romancy.storage.protocol import Storage
 from romancy.storage.sqlite import SqliteStorage
+
+from .making import Worker
 
 pytestmark = pytest.mark.anyio
 
@@ -86,7 +87,7 @@ async def test_close_ends_all_threads_and_use_is_refused(tmp_path: Path) -> None
     await storage.close()
     assert set(threading.enumerate()) == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.db"]
-    with pytest.raises(StorageError, match="a.db"):
+    with pytest.raises(StorageError, match=r"a\.db"):
         await storage.get("x")
-    with pytest.raises(StorageError, match="a.db"):
+    with pytest.raises(StorageError, match=r"a\.db"):
         await storage.wait_for_change(SHORT)

@@ -7,7 +7,6 @@ import itertools
 
 import msgspec
 import pytest
-from making import DEFINITION, SECOND, Worker, note, post
 
 from romancy.core.clock import ManualClock
 from romancy.core.records import Claims, Instance, Status
@@ -15,6 +14,8 @@ from romancy.errors import SessionLostError
 from romancy.storage import sqlite_claims
 from romancy.storage.protocol import Storage
 from romancy.storage.sqlite import SqliteStorage
+
+from .making import DEFINITION, SECOND, Worker, note, post
 
 pytestmark = pytest.mark.anyio
 
@@ -204,6 +205,14 @@ class TestBlocked:
         await block(worker, "x")
         fixed = await Worker.start(storage, worker.clock, build="fixed")
         assert await claim(fixed, ("order", "2")) == Claims([], None)
+
+    async def test_priority_goes_before_age(self, worker: Worker, storage: Storage) -> None:
+        await block(worker, "old")
+        worker.clock.advance(1)
+        await prioritise(storage, await block(worker, "urgent"), 5)
+        fixed = await Worker.start(storage, worker.clock, build="fixed")
+        for expected in ("urgent", "old"):
+            assert [c.instance.id for c in (await claim(fixed, limit=1)).claims] == [expected]
 
     async def test_it_counts_towards_the_limit(self, worker: Worker, storage: Storage) -> None:
         await block(worker, "x")

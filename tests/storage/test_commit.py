@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import cast
 
 import msgspec
 import pytest
-from making import CLOSING, RECURRING, SECOND, Worker, note, post, send
 
 from romancy.core.clock import ManualClock
 from romancy.core.events import Event, EventKind, Note
@@ -14,6 +14,8 @@ from romancy.core.records import LEAVE, Accepted, NextRun, Refused, Rejected, St
 from romancy.errors import SessionLostError
 from romancy.storage.protocol import Storage
 from romancy.storage.sqlite import SqliteStorage
+
+from .making import CLOSING, RECURRING, SECOND, Worker, note, post, send
 
 pytestmark = pytest.mark.anyio
 
@@ -298,7 +300,7 @@ class TestLostAcknowledgement:
 
 POISON: dict[str, dict[str, object]] = {
     "integer too large": {"notes": [Note(EventKind.SIDE_EFFECT, "1:x", b"")], "stamp": 2**63},
-    "not storable": {"notes": [Note(EventKind.SIDE_EFFECT, "1:x", object())]},  # type: ignore[arg-type]
+    "not storable": {"notes": [Note(EventKind.SIDE_EFFECT, "1:x", cast("bytes", object()))]},
     "not text": {"notes": [Note(EventKind.SIDE_EFFECT, "\ud800", b"")]},
     "no message id": {
         "sends": [msgspec.structs.replace(send("target"), message_id=None)]  # a constraint of the inbox
@@ -331,6 +333,15 @@ class TestRefusals:
         answers = await worker.commit(worker.entry(small, note()), worker.entry(big, note(payload=bytes(limit))))
         assert answers == [Accepted([]), Refused("DataError: string or blob too big")]
         assert (await worker.read(small.id)).next_seq == 1
+
+    async def test_commit_says_that_mail_has_come_though_another_was_refused(self, worker: Worker) -> None:
+        target, poisoned, sender = await worker.own("target"), await worker.own(), await worker.own()
+        answers = await worker.commit(
+            worker.entry(target, note(), wake_at=None),
+            worker.entry(poisoned, note(), stamp=2**63),
+            worker.entry(sender, sends=[send("target")]),
+        )
+        assert [isinstance(a, Accepted) and a.mailed for a in answers] == [True, False, False]
 
     async def test_commit_goes_on_after_a_refusal(self, worker: Worker) -> None:
         owned = await worker.own()

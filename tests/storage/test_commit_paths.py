@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from making import CLOSING, RECURRING, note, send
 
 from romancy.core.events import EventKind, Note
 from romancy.core.records import LEAVE, Accepted, Entry, NextRun, Status
 from romancy.storage import sqlite_commit
 from romancy.storage.sqlite_commit import Answer, commit, plain_of
 from romancy.storage.sqlite_file import connect_writer, locate
+
+from .making import CLOSING, RECURRING, note, send
 
 SESSION = 7
 NOW = 1_000_000
@@ -93,7 +94,7 @@ def entries(draw: st.DrawFn, key: int) -> Entry:
 
 
 @contextlib.contextmanager
-def database(given_rows: list[dict[str, object]], number: int = 0) -> Iterator[sqlite3.Connection]:
+def database(given_rows: list[dict[str, object]], number: int = 0) -> Generator[sqlite3.Connection]:
     """Fill one of two databases, and empty it afterwards."""
     connection = connections()[number]
     connection.execute("BEGIN IMMEDIATE")
@@ -117,7 +118,7 @@ def connections() -> list[sqlite3.Connection]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def closed_connections() -> Iterator[None]:
+def closed_connections() -> Generator[None]:
     yield
     for connection in connections():
         connection.close()
@@ -170,16 +171,17 @@ def test_commit_twice_answers_the_same_and_writes_nothing(
 @settings(max_examples=200, deadline=None)
 @given(st.lists(rows, min_size=4, max_size=4), st.tuples(*(entries(key) for key in KEYS)))
 def test_instance_with_mail_stays_claimable(given_rows: list[dict[str, object]], batch: tuple[Entry, ...]) -> None:
-    """Whatever entry writes `wake_at`: what its owner has not seen keeps the instance due."""
-    with database(given_rows) as connection:
+    """Whatever an owner writes into `wake_at`: what it has not seen keeps the instance due."""
+    owned = [row | {"session": SESSION} for row in given_rows]
+    with database(owned) as connection:
         answers = commit(connection, SESSION, batch, NOW)
-        found = connection.execute("SELECT wake_at, inbox_seq, inbox_seen, session, status FROM instances")
+        found = connection.execute("SELECT wake_at, inbox_seq, inbox_seen, session, status FROM instances ORDER BY key")
         for entry, answer, (wake_at, inbox_seq, inbox_seen, session, status) in zip(
             batch, answers, found.fetchall(), strict=True
         ):
             if isinstance(answer, Accepted) and not Status(status).is_closed and inbox_seq > inbox_seen:
-                assert (entry.wake_at == LEAVE and session is not None) or wake_at <= NOW
                 assert answer.mailed
+                assert (entry.wake_at == LEAVE and session is not None) or wake_at <= NOW
 
 
 def test_ordinary_turns_need_no_decision() -> None:
@@ -202,3 +204,10 @@ def test_entries_whose_conditions_are_not_met_are_decided(change: dict[str, obje
     batch = [Entry(key, 50, 0, 2, 3, NOW, [note()], [], [], Status.RUNNING, LEAVE, 3) for key in KEYS]
     with database([{}, {}, change, {}]) as connection:
         assert not sqlite_commit.write_plain(connection, SESSION, batch, NOW)
+
+
+def test_instances_with_mail_are_decided_and_the_others_not() -> None:
+    batch = [Entry(key, 50, 0, 2, 3, NOW, [note()], [], [], Status.RUNNING, LEAVE, 3) for key in KEYS]
+    with database([{}, {"inbox_seq": 4}, {}, {}]) as connection:
+        assert [entry.key for entry in plain_of(connection, SESSION, batch)] == [1, 3, 4]
+        assert commit(connection, SESSION, batch, NOW)[1] == Accepted([], mailed=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from making import RECURRING, Worker, note
 
 from romancy.core.events import EventKind, Note
 from romancy.core.records import NextRun
 from romancy.storage.protocol import Storage
+
+from .making import RECURRING, Worker, note
 
 pytestmark = pytest.mark.anyio
 

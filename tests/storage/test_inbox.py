@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from making import SECOND, Worker, note, post
 
 from romancy.core.clock import ManualClock
 from romancy.core.records import InboxItem, InboxKind, PostResult, Status
 from romancy.storage.protocol import Storage
+
+from .making import SECOND, Worker, note, post
 
 pytestmark = pytest.mark.anyio
 

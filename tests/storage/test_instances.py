@@ -6,7 +6,6 @@ from typing import Literal
 
 import msgspec
 import pytest
-from making import DEFINITION, SECOND, Worker, note, post
 
 from romancy.core.clock import ManualClock
 from romancy.core.records import Instance, InstanceFilter, NewInstance, PostResult, Status
@@ -17,6 +16,9 @@ from romancy.errors import (
     InstanceRunningError,
 )
 from romancy.storage.protocol import Storage
+from romancy.storage.sqlite import SqliteStorage
+
+from .making import DEFINITION, SECOND, Worker, note, post
 
 pytestmark = pytest.mark.anyio
 
@@ -180,7 +182,7 @@ class TestTerminate:
 
     async def test_terminate_of_a_closed_instance(self, worker: Worker, storage: Storage) -> None:
         closed = await worker.close(await worker.own("x"))
-        with pytest.raises(InstanceClosedError, match="'x'.*completed"):
+        with pytest.raises(InstanceClosedError, match=r"'x'.*completed"):
             await storage.terminate("x", b"{}")
         assert await worker.read("x") == closed
 
@@ -200,9 +202,19 @@ class TestPurge:
         assert await storage.history(owned.key, run=0) == []
         assert await storage.statuses([owned.key]) == {}
 
+    async def test_purge_leaves_no_row(self, worker: Worker, storage: Storage) -> None:
+        assert isinstance(storage, SqliteStorage)
+        owned = await worker.own("x")
+        await storage.post(post("x"))
+        await worker.close(await worker.advance(owned, note()))
+        await storage.purge("x")
+        for table in ("instances", "history", "messages", "deliveries"):
+            query = f"SELECT count(*) FROM {table}"
+            assert await storage._writer.read(lambda c, q=query: c.execute(q).fetchone()) == (0,)  # type: ignore[misc]
+
     async def test_purge_of_a_running_instance(self, worker: Worker, storage: Storage) -> None:
         owned = await worker.own("x")
-        with pytest.raises(InstanceRunningError, match="'x'.*terminate"):
+        with pytest.raises(InstanceRunningError, match=r"'x'.*terminate"):
             await storage.purge("x")
         assert await worker.read("x") == owned
 

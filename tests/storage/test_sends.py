@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from making import CLOSING, RECURRING, SECOND, Worker, note, post, send
 
 from romancy.core.clock import ManualClock
 from romancy.core.events import EventKind
 from romancy.core.records import LEAVE, Accepted, InboxItem, InboxKind, NextRun, Status
 from romancy.storage.protocol import Storage
+
+from .making import CLOSING, RECURRING, SECOND, Worker, note, post, send
 
 pytestmark = pytest.mark.anyio
 
@@ -236,7 +237,7 @@ class TestNoLostWakeUp:
                     await storage.post(post("target"))
                 case "L":
                     seen = max([mail.inbox_seq for mail in await storage.mail(worker.session)], default=seen)
-                case "S":
+                case _:
                     await worker.accepted(worker.entry(owned, note(), inbox_seen=seen, wake_at=None, is_freed=True))
         was_seen = "P" in order[: order.index("L")] and order.index("L") < order.index("S")
         claims = await worker.claim_all()

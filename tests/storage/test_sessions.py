@@ -6,13 +6,14 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from making import DEFINITION, SECOND, TTL, Worker, note, post
 
 from romancy.core.clock import ManualClock
 from romancy.core.failures import decode_failure
 from romancy.core.records import SessionInfo, Status
 from romancy.errors import SessionLostError
 from romancy.storage.protocol import Storage
+
+from .making import DEFINITION, SECOND, TTL, Worker, note, post
 
 pytestmark = pytest.mark.anyio
 

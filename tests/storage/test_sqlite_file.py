@@ -12,13 +12,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from making import Worker
 
 from romancy.core.clock import ManualClock
 from romancy.errors import SchemaVersionError, StorageError
 from romancy.storage import migrations
 from romancy.storage.sqlite import SqliteStorage
 from romancy.storage.sqlite_file import MEMORY, inspect, locate
+
+from .making import Worker
 
 pytestmark = pytest.mark.anyio
 
@@ -63,8 +64,8 @@ class TestLocate:
     @pytest.mark.parametrize(
         ("text", "path", "synchronous"),
         [
-            ("sqlite:///relative.db", os.path.abspath("relative.db"), "FULL"),
-            ("sqlite:///sub/relative.db", os.path.abspath("sub/relative.db"), "FULL"),
+            ("sqlite:///relative.db", str(Path("relative.db").absolute()), "FULL"),
+            ("sqlite:///sub/relative.db", str(Path("sub/relative.db").absolute()), "FULL"),
             ("sqlite:////abs/file.db", "/abs/file.db", "FULL"),
             ("sqlite:////abs/a%20b%3F.db", "/abs/a b?.db", "FULL"),
             ("sqlite:////abs/file.db?synchronous=NORMAL", "/abs/file.db", "NORMAL"),
@@ -74,7 +75,7 @@ class TestLocate:
             ("sqlite:///:memory:", MEMORY, "FULL"),
             (":memory:", MEMORY, "FULL"),
             ("/abs/a%20b.db", "/abs/a%20b.db", "FULL"),
-            ("plain.db", os.path.abspath("plain.db"), "FULL"),
+            ("plain.db", str(Path("plain.db").absolute()), "FULL"),
             (Path("/abs/path.db"), "/abs/path.db", "FULL"),
         ],
     )
@@ -251,7 +252,7 @@ class TestRefusals:
         connection.execute("INSERT INTO migrations VALUES (9999, 'future', 0)")
         connection.commit()
         connection.close()
-        await refuse(path, SchemaVersionError, "9999.*upgrade romancy")
+        await refuse(path, SchemaVersionError, r"9999.*upgrade romancy")
 
     async def test_newer_schema_that_is_in_use_is_left_alone(self, tmp_path: Path) -> None:
         path = tmp_path / "newer.db"
@@ -288,7 +289,7 @@ class TestRefusals:
         await refuse(tmp_path / "folder", StorageError, "directory")
 
     async def test_missing_folder_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(StorageError, match="missing.*create it"):
+        with pytest.raises(StorageError, match=r"missing.*create it"):
             await SqliteStorage(tmp_path / "missing" / "a.db").open()
         assert contents(tmp_path) == {}
 
@@ -304,7 +305,7 @@ class TestRefusals:
         await create(path)
         steps = [*migrations.load(), migrations.Migration(2, "0002_more", "CREATE TABLE more (a);\n")]
         monkeypatch.setattr(migrations, "load", lambda: steps)
-        await refuse(path, SchemaVersionError, "needs 2.*migrate=True", migrate=False)
+        await refuse(path, SchemaVersionError, r"needs 2.*migrate=True", migrate=False)
         await create(path)
         assert inspect(str(path), lock_timeout=0) == 2
 
@@ -318,7 +319,7 @@ class TestMigrations:
         script = "CREATE TABLE more (a);\nCREATE TABLE instances (a);\n"
         steps = [*migrations.load(), migrations.Migration(2, "0002_wrong", script)]
         monkeypatch.setattr(migrations, "load", lambda: steps)
-        with pytest.raises(StorageError, match="a.db.*instances already exists"):
+        with pytest.raises(StorageError, match=r"a\.db.*instances already exists"):
             await create(path)
         connection = sqlite3.connect(path)
         assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'more'").fetchone() == (0,)

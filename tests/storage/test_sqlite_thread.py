@@ -10,14 +10,16 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from making import Worker
 
 from romancy.core.clock import ManualClock
 from romancy.errors import StorageError
 from romancy.storage.sqlite import SqliteStorage
 from romancy.storage.sqlite_thread import SqliteThread
+
+from .making import Worker
 
 pytestmark = pytest.mark.anyio
 
@@ -115,32 +117,26 @@ async def test_writes_that_wait_share_one_transaction(thread: SqliteThread, path
 
 async def test_writes_run_in_the_order_in_which_they_were_handed_over(thread: SqliteThread) -> None:
     order: list[int] = []
-    await batch(thread, *(lambda _, n=n: order.append(n) for n in range(50)))  # type: ignore[misc]
+
+    def note(number: int) -> Callable[[sqlite3.Connection], None]:
+        return lambda _: order.append(number)
+
+    await batch(thread, *(note(n) for n in range(50)))
     assert order == list(range(50))
 
 
-async def test_results_of_a_batch_come_back_together(thread: SqliteThread) -> None:
-    woken: list[tuple[int, int]] = []
-    ticks = 0
+async def test_results_of_a_batch_come_back_together(thread: SqliteThread, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
+    calls: list[object] = []
+    call_soon_threadsafe = loop.call_soon_threadsafe
 
-    def tick() -> None:
-        nonlocal ticks
-        ticks += 1
-        loop.call_soon(tick)
+    def count(*args: Any, **options: Any) -> asyncio.Handle:
+        calls.append(args)
+        return call_soon_threadsafe(*args, **options)
 
-    async def write(n: int) -> None:
-        await thread.write(put(n))
-        woken.append((n, ticks))
-
-    gate = Gate()
-    first = asyncio.ensure_future(thread.read(gate))
-    tasks = [asyncio.ensure_future(write(n)) for n in range(20)]
-    await asyncio.sleep(0)
-    tick()
-    gate.open()
-    await asyncio.gather(first, *tasks)
-    assert len({at for _, at in woken}) == 1
+    monkeypatch.setattr(loop, "call_soon_threadsafe", count)
+    assert await batch(thread, *(put(n) for n in range(20))) == list(range(20))
+    assert len(calls) == 2  # one for the read that kept the thread busy, one for the transaction
 
 
 async def test_read_is_outside_of_any_transaction(thread: SqliteThread) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import msgspec
 import pytest
@@ -122,7 +123,7 @@ def test_decide_leaves_its_arguments_alone() -> None:
         ({"status": Status.TERMINATED, "session": None}, "ended"),
     ],
 )
-def test_entry_that_does_not_hold_is_rejected(changes: dict[str, object], reason: str) -> None:
+def test_entry_that_does_not_hold_is_rejected(changes: dict[str, Any], reason: str) -> None:
     decision = decided([entry(1, DONE, sends=[send(2)], consumed=[1])], [row(**changes), row(2)])
     (answer,) = decision.answers
     assert isinstance(answer, Rejected)
@@ -153,7 +154,7 @@ class TestRecognition:
             [row(next_seq=9, inbox_seq=1), row(2), row(3)],
             {1: [self.recorded, *outcomes]},
         )
-        assert decision == Decision([Accepted(outcomes, mailed=True, recipients=(2,))], *([[]] * 7))
+        assert decision == Decision([Accepted(outcomes, mailed=True, recipients=(2,))], [], [], [], [], [], [], [])
 
     @pytest.mark.parametrize(
         "change",
@@ -189,8 +190,8 @@ class TestRecognition:
     def test_freeing_without_events_is_recognised_until_another_owns_the_instance(self) -> None:
         freeing = entry(1, is_freed=True, wake_at=None)
         assert decided([freeing], [row(session=None)]).answers == [Accepted([])]
-        for changes in ({"session": 8}, {"session": None, "next_seq": 3}, {"session": None, "run": 1}):
-            (answer,) = decided([freeing], [row(**changes)]).answers
+        for another in (row(session=8), row(session=None, next_seq=3), row(session=None, run=1)):
+            (answer,) = decided([freeing], [another]).answers
             assert isinstance(answer, Rejected)
 
 
@@ -285,7 +286,7 @@ class TestParking:
     def test_closed_is_never_due(self) -> None:
         for wake_at in (LEAVE, None, NOW):
             closing = entry(1, status=Status.FAILED, wake_at=wake_at)
-            assert parked_until(closing, 5, NOW, has_mail=True) is None
+            assert parked_until(closing, 5, NOW, is_mailed=True) is None
 
     def test_message_of_the_same_batch_counts_whatever_the_order(self) -> None:
         parking, sending = entry(1, DONE, wake_at=None), entry(2, sends=[send(1)])

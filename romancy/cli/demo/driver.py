@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from romancy import App, HistoryEvent, InstanceClosedError
-from romancy.cli.demo.evidence import Evidence, Kill, bodies_under_way, recorded_in
+from romancy.cli.demo.evidence import Evidence, Kill, bodies_under_way, bodies_unrecorded, recorded_in
 from romancy.cli.demo.ledger import LedgerReader
 from romancy.cli.demo.orders import Order
 from romancy.cli.demo.process import WorkerProcess
@@ -206,6 +206,7 @@ class _Driver:
         return bodies_under_way(self._ledger.lines, self._pid)
 
     def _is_time_to_kill(self) -> bool:
+        self._read_ledger()
         if not self._kill_points or len(self._effects) < self._kill_points[-1]:
             return False
         return self._under_way() > 0
@@ -216,17 +217,18 @@ class _Driver:
         await self._process.kill()
         self._read_ledger()
         await self._look()
+        recorded = recorded_in(await self._histories())
         kill = Kill(
             pid=self._pid,
             ended=self._ended(),
-            under_way=self._under_way(),
+            under_way=bodies_unrecorded(self._ledger.lines, self._pid, recorded),
             lines=len(self._ledger.lines),
-            recorded=recorded_in(await self._histories()),
+            recorded=recorded,
         )
         self._kills.append(kill)
+        orders = "1 order" if kill.ended == 1 else f"{kill.ended} orders"
         self._screen.say(
-            self._seconds(),
-            f"killed process {kill.pid} after {kill.ended} orders, {kill.under_way} bodies under way",
+            self._seconds(), f"killed process {kill.pid} after {orders}, {kill.under_way} bodies under way"
         )
 
     async def _histories(self) -> dict[str, list[HistoryEvent]]:

@@ -26,7 +26,7 @@ class Kill(msgspec.Struct, frozen=True):
     Attributes:
         pid: The process.
         ended: How many orders had ended.
-        under_way: How many bodies it was executing.
+        under_way: How many bodies it had begun whose outcome was not recorded.
         lines: How many lines the ledger had.
         recorded: The operations that had a recorded result.
     """
@@ -127,6 +127,12 @@ def bodies_under_way(lines: Iterable[Line], pid: int) -> int:
         if line.pid == pid:
             count += 1 if line.what == "began" else -1
     return count
+
+
+def bodies_unrecorded(lines: Iterable[Line], pid: int, recorded: frozenset[Operation]) -> int:
+    """Return how many bodies a dead process had begun, and not seen fail, whose outcome is not recorded."""
+    last = {line.operation: line.what for line in lines if line.pid == pid}
+    return sum(1 for operation, what in last.items() if what != "failed" and operation not in recorded)
 
 
 def count(evidence: Evidence) -> Numbers:

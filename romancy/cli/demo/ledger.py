@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+What = Literal["began", "done", "failed"]
+
+
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing that a body did.
 
@@ -26,16 +29,18 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
         key: The idempotency key that the outside world was given.
         pid: The process that did it.
         at: When, in epoch seconds.
+        item: What was ordered.
         value: What the effect brought forth, or, of a compensation, what it undid.
     """
 
-    what: Literal["began", "done", "failed"]
+    what: What
     instance: str
     activity: str
     attempt: int
     key: str
     pid: int
     at: float
+    item: str
     value: str = ""
 
     @property

@@ -63,6 +63,7 @@ def print_report(report: Report, console: Console) -> None:
     if console.is_terminal:
         console.print(_table(report, _marks(console)))
     else:
+        console.print(_title(report), highlight=False, soft_wrap=True)
         for label, number in _rows(report.numbers):
             console.print(f"{number:>6}  {label}", highlight=False, soft_wrap=True)
         for found in report.checks:
@@ -71,6 +72,12 @@ def print_report(report: Report, console: Console) -> None:
         console.print(Text(problem, style="red"), soft_wrap=True)
     if report.directory is not None:
         console.print(f"database, ledger and log: {report.directory}", highlight=False, soft_wrap=True)
+
+
+def _title(report: Report) -> str:
+    kills = len(report.kills)
+    times = {1: "once", 2: "twice"}.get(kills, f"{kills} times")
+    return f"{report.numbers.orders} orders in {report.seconds:.0f} s, killed {times}"
 
 
 def _rows(numbers: Numbers) -> list[tuple[str, int]]:
@@ -91,10 +98,8 @@ def _marks(console: Console) -> dict[bool, str]:
 
 
 def _table(report: Report, marks: dict[bool, str]) -> Table:
-    kills = len(report.kills)
-    times = {1: "once", 2: "twice"}.get(kills, f"{kills} times")
     table = Table(
-        title=f"{report.numbers.orders} orders in {report.seconds:.0f} s, killed {times}",
+        title=_title(report),
         title_justify="left",
         title_style="bold",
         box=box.ROUNDED,

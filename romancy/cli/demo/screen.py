@@ -12,7 +12,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from rich.console import Console
 
@@ -66,12 +66,11 @@ class _LiveScreen:
 
     def say(self, seconds: float, text: str) -> None:
         style = "bold red" if text.startswith("killed") else "green"
-        line = Text(f"{seconds:5.1f} s  ", style="dim").append(Text(text, style=style))
-        self.live.console.print(line)
+        self.live.console.print(Text.assemble((f"{seconds:5.1f} s  ", "dim"), (text, style)))
 
 
 @contextmanager
-def open_screen(console: Console, *, is_silent: bool) -> Iterator[Screen]:
+def open_screen(console: Console, *, is_silent: bool) -> Generator[Screen, None, None]:
     """Open what fits the console; it is cleared when the block is left."""
     if is_silent:
         yield _Silence()

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from romancy import Channel, activity, activity_info, workflow
-from romancy.cli.demo.ledger import Ledger, Line
+from romancy.cli.demo.ledger import Ledger, Line, What
 from romancy.cli.demo.orders import Order
 
 DIRECTORY = "ROMANCY_DEMO_DIRECTORY"
@@ -27,6 +27,7 @@ LEDGER_NAME = "ledger.jsonl"
 
 APPROVAL_TIMEOUT = 4.0
 _HANDOVER = 0.3
+_MOST_FAILURES = 2
 
 
 class Approval(msgspec.Struct, frozen=True):
@@ -70,13 +71,14 @@ def _ledger() -> Ledger:
     return Ledger(Path(os.environ[DIRECTORY]) / LEDGER_NAME)
 
 
-async def _act(value: str, *, trouble: float) -> str:
+async def _act(order: Order, value: str, *, trouble: float) -> str:
     """Write that it began, have the effect, and return once the answer is there.
 
     Which operations fail at first, and how long they take, depends on the seed and the operation alone: an
     attempt in the next process goes as it would have gone in the last.
 
     Args:
+        order: What was ordered.
         value: What the effect brings forth or undoes.
         trouble: The probability, from 0 to 1, that the first attempt fails; the second's is half of it.
     """
@@ -84,22 +86,23 @@ async def _act(value: str, *, trouble: float) -> str:
     chance = random.Random(f"{os.environ[SEED]}/{info.instance_id}/{info.activity_id}/{info.attempt}")
     takes = chance.uniform(0.08, 0.3)
 
-    async def write(what: str) -> None:
+    async def write(what: What) -> None:
         line = Line(
-            what=what,  # type: ignore[arg-type] # a literal below
+            what=what,
             instance=info.instance_id,
             activity=info.activity_id,
             attempt=info.attempt,
             key=info.idempotency_key,
             pid=os.getpid(),
             at=time.time(),
+            item=order.item,
             value=value if what == "done" else "",
         )
         await asyncio.to_thread(_ledger().write, line)
 
     await write("began")
     await asyncio.sleep(takes * 0.6)
-    if info.attempt <= 2 and chance.random() < trouble / info.attempt:
+    if info.attempt <= _MOST_FAILURES and chance.random() < trouble / info.attempt:
         await write("failed")
         raise ServiceBusyError(f"attempt {info.attempt} of {info.activity_id} was turned away")
     await write("done")
@@ -112,33 +115,33 @@ def _new_id(letter: str) -> str:
 
 
 @activity
-async def reserve(order: Order) -> Reservation:  # noqa: ARG001 - it would say what
+async def reserve(order: Order) -> Reservation:
     """Set the goods aside."""
-    return Reservation(await _act(_new_id("R"), trouble=0.1))
+    return Reservation(await _act(order, _new_id("R"), trouble=0.1))
 
 
 @reserve.compensation
 async def release(reservation: Reservation, order: Order) -> None:
     """Put the goods back."""
-    await _act(reservation.id, trouble=0.3)
+    await _act(order, reservation.id, trouble=0.3)
 
 
 @activity
-async def charge(order: Order) -> Payment:  # noqa: ARG001 - it would say whom
+async def charge(order: Order) -> Payment:
     """Take the money."""
-    return Payment(await _act(_new_id("P"), trouble=0.2))
+    return Payment(await _act(order, _new_id("P"), trouble=0.2))
 
 
 @charge.compensation
 async def refund(payment: Payment, order: Order) -> None:
     """Give the money back."""
-    await _act(payment.id, trouble=0.3)
+    await _act(order, payment.id, trouble=0.3)
 
 
 @activity
 async def ship(order: Order, payment: Payment) -> Shipment:
     """Hand the goods to the carrier."""
-    return Shipment(await _act(_new_id("S"), trouble=0.1), payment.id)
+    return Shipment(await _act(order, _new_id("S"), trouble=0.1), payment.id)
 
 
 @workflow

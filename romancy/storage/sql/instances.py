@@ -15,9 +15,7 @@ _IS_BLOCKED = f"{_IS_IDLE} AND status = {Status.BLOCKED:d}"
 _HAS_MAIL = "inbox_seq > inbox_seen AND session IS NOT NULL"
 
 # What is freed while its inbox holds something unseen is claimable now.
-_WAKE_WHEN_FREED = (
-    "CASE WHEN inbox_seq > inbox_seen AND (wake_at IS NULL OR wake_at > ?) THEN ? ELSE wake_at END"
-)
+_WAKE_WHEN_FREED = "CASE WHEN inbox_seq > inbox_seen AND (wake_at IS NULL OR wake_at > ?) THEN ? ELSE wake_at END"
 
 NEW = (
     "id",
@@ -84,8 +82,7 @@ OPEN_RUN = f"UPDATE instances SET {assignments(Opening._fields[:-1])} WHERE key 
 # The two that follow do what `decide` does, for entries that depend on nothing but these conditions.
 _RESET_RECOVERIES = "recoveries = CASE WHEN ? THEN 0 ELSE recoveries END"
 _UNCHANGED = (
-    "key = ? AND session = ? AND execution_id = ? AND run = ? AND next_seq = ?"
-    " AND inbox_seq = ? AND inbox_seen = ?"
+    "key = ? AND session = ? AND execution_id = ? AND run = ? AND next_seq = ? AND inbox_seq = ? AND inbox_seen = ?"
 )
 
 ADVANCE_IF_UNCHANGED = (

@@ -15,8 +15,7 @@ DELETE_ONE = "DELETE FROM messages WHERE key = ? AND seq = ?"
 DELETE = "DELETE FROM messages WHERE key = ?"
 
 OF_INSTANCES = (
-    f"SELECT m.key, {_ITEM} FROM json_each(?) k CROSS JOIN messages m ON m.key = k.value"
-    " ORDER BY m.key, m.seq"
+    f"SELECT m.key, {_ITEM} FROM json_each(?) k CROSS JOIN messages m ON m.key = k.value ORDER BY m.key, m.seq"
 )
 
 UNSEEN = (

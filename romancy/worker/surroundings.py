@@ -1,0 +1,36 @@
+"""What the parts of a worker tell each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from romancy.core.records import Claim, Status
+    from romancy.replay.execution import Execution, Turn
+    from romancy.worker.hot import HotRun
+
+
+class Surroundings(Protocol):
+    """What turns tell the rest of the worker."""
+
+    def make_execution(self, claim: Claim) -> Execution:
+        """Return a new execution for a claimed instance."""
+        ...
+
+    def next_execution(self, run: HotRun, turn: Turn) -> Execution:
+        """Return the execution of the run that recur opens."""
+        ...
+
+    def run_ended(self, run: HotRun, status: Status, payload: bytes | None) -> None:
+        """Note that an instance has ended or is blocked; it is in the database. ``payload`` is its last event's."""
+        ...
+
+    def run_freed(self, wake_at: int | None) -> None:
+        """Note that an instance was freed and is due at an instant."""
+        ...
+
+    def mail_expected(self, keys: Iterable[int]) -> None:
+        """Note that inbox rows for instances, here or elsewhere, are in the database."""
+        ...

@@ -1,0 +1,69 @@
+"""Every example runs by itself, without a service, and prints what it should."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+PRINTED = {
+    "fan_out.py": """\
+words: 12
+as they ended: [2, 4, 6]
+longest page: 6
+""",
+    "human_approval.py": """\
+report is published
+poem is refused by Ines
+novel is put aside: nobody has answered
+""",
+    "order_saga.py": """\
+reserve a flute
+charge 300 for a flute
+a flute is on its way
+reserve a piano
+charge 9000 for a piano
+refund 9000 of 9000 for a piano
+release the reservation of a piano: the piano is on sale again
+instance 'order-2' failed: NonRetryableError: no carrier takes a piano
+""",
+    "polling_with_recur.py": """\
+rendered after 7 looks, in run 2
+events of the last run: ['activity_completed', 'run_completed']
+""",
+    "timers.py": """\
+asleep, and no process runs
+Olga was reminded
+no answer in time
+""",
+}
+
+
+def test_every_example_is_listed_here() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(PRINTED)
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_example_prints_what_it_should(name: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / name],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == (PRINTED[name], "", 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_example_is_short(name: str) -> None:
+    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 60

@@ -1,0 +1,399 @@
+"""A shell in memory around `Execution`: virtual time, scripted activities, history as storage would keep it."""
+
+from __future__ import annotations
+
+import heapq
+import random
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from romancy.core.codec import JsonCodec
+from romancy.core.commands import CancelActivity, Command, RunActivity, Send
+from romancy.core.definitions import Activity, Workflow, activity, workflow
+from romancy.core.events import (
+    ActivityCompleted,
+    ActivityFailed,
+    CancelRequested,
+    Envelope,
+    Event,
+    EventKind,
+    MessageReceived,
+    Release,
+    SendOutcome,
+    TimerFired,
+)
+from romancy.core.failures import encode_failure, failure_of
+from romancy.core.records import Status
+from romancy.replay.execution import Execution, Turn
+from romancy.replay.journal import RecordedTurn, release_of
+from romancy.workflows.channels import Channel
+from romancy.workflows.determinism import now
+
+CODEC = JsonCodec()
+SECOND = 1_000_000
+T0 = 1_700_000_000 * SECOND
+
+news: Channel[Any] = Channel("news", Any)
+
+_activities: dict[str, Activity[..., Any]] = {}
+_trace: list[list[tuple[Any, ...]]] = [[]]
+"""Where `log` writes: the trace of the execution that is being driven."""
+
+
+def act(name: str, *args: Any) -> Any:
+    """Call an activity of any name, which returns what the plan says."""
+    found = _activities.get(name)
+    if found is None:
+
+        async def body(*args: Any) -> Any: ...
+
+        body.__qualname__ = body.__name__ = name
+        found = _activities[name] = activity(name=name)(body)
+    return found(*args)
+
+
+def log(*what: Any) -> None:
+    """Write a line of the trace, with the time of the run."""
+    _trace[-1].append((round((now().timestamp() - T0 / SECOND) * SECOND), *what))
+
+
+def define(fn: Callable[..., Any], name: str = "flow") -> Workflow[..., Any]:
+    """Make a workflow of a function; another of the same name may exist."""
+    made = _Flows.get(fn)
+    if made is None:
+        _Flows.count += 1
+        made = _Flows.made[fn] = workflow(name=f"{name}-{_Flows.count}")(fn)
+    return made
+
+
+class _Flows:
+    made: dict[Callable[..., Any], Workflow[..., Any]] = {}
+    count = 0
+
+    @classmethod
+    def get(cls, fn: Callable[..., Any]) -> Workflow[..., Any] | None:
+        return cls.made.get(fn)
+
+
+class Outcome(NamedTuple):
+    """What an activity does: after how many seconds it ends (None: never), and how."""
+
+    after: float | None
+    value: Any = None
+    error: BaseException | None = None
+
+
+class Message(NamedTuple):
+    """A message that arrives at a time, in seconds."""
+
+    at: float
+    body: Any
+    channel: str = "news"
+
+
+Plan = Callable[[str, str], Outcome]
+"""From activity id and name to what the activity does."""
+
+
+def after(seconds: float = 1) -> Plan:
+    """Let every activity end after so many seconds with ``id!``."""
+    return lambda activity_id, name: Outcome(seconds, f"{activity_id}!")
+
+
+def varied(seed: int) -> Plan:
+    """Let activities end after 0 to 6 seconds, one in 11 with a failure; all by their id."""
+
+    def plan(activity_id: str, name: str) -> Outcome:
+        number = zlib.crc32(f"{seed}/{activity_id}".encode())
+        if number % 11 == 0:
+            return Outcome(number % 7, error=ValueError(f"{activity_id} failed"))
+        return Outcome(number % 7, f"{activity_id}={number % 1000}")
+
+    return plan
+
+
+class DeadlockedError(Exception):
+    """Nothing that could wake the run will ever come."""
+
+
+class Shell:
+    """Drive one run to its end, in virtual time, keeping its history as storage would.
+
+    ``evict`` is a probability, or turns after which the run leaves memory and comes back by replay. ``jitter`` lets
+    things arrive together that would not, in batches, and stamps differ from arrival.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *args: Any,
+        plan: Plan | None = None,
+        messages: Iterable[Message] = (),
+        cancel_at: float | None = None,
+        send_outcome: SendOutcome = SendOutcome.SENT,
+        seed: int = 0,
+        evict: float | Iterable[int] = 0.0,
+        jitter: bool = False,
+        is_lenient: bool = False,
+        turn_limit: int = 5_000,
+    ) -> None:
+        self.flow = define(fn)
+        self.input = self.flow.signature.bind_encode(CODEC, args, {}, "input")
+        self.plan = plan or after()
+        self.send_outcome = send_outcome
+        self.seed = seed
+        self.is_lenient = is_lenient
+        self.turn_limit = turn_limit
+        self.now = T0
+        self.events: list[Event] = []
+        self.drained = 0
+        self.commands: list[tuple[str, str]] = []
+        self.trace: list[tuple[Any, ...]] = []
+        self.turns: list[Turn] = []
+        self.evictions = 0
+        self.warnings: list[str] = []
+        self.reports: list[dict[str, Any]] = []
+        self._unread: dict[int, Release] = {}
+        self._arrivals: list[tuple[int, int, int, Release]] = []
+        self._number = 0
+        self._evict_at = evict if isinstance(evict, float | int) else frozenset(evict)
+        self._random = random.Random(seed)
+        self._evictions = random.Random(seed + 1)
+        self._jitter = jitter
+        for number, message in enumerate(messages, 1):
+            body = msgspec.Raw(msgspec.json.encode(message.body))
+            envelope = msgspec.json.encode(Envelope(f"m{number}", 0, body))
+            self._arrive(T0 + message.at * SECOND, 0, MessageReceived(message.channel, envelope, number))
+        if cancel_at is not None:
+            self._arrive(T0 + cancel_at * SECOND, 0, CancelRequested(b'"enough"', 1_000_000))
+        self.execution = self._fresh()
+
+    # -- making executions ------------------------------------------------------------------------------
+
+    def _fresh(self) -> Execution:
+        return Execution(
+            self.flow, self.input, codec=CODEC, execution_id=self.seed, instance_id="i", is_lenient=self.is_lenient
+        )
+
+    def replayed(self, fn: Callable[..., Any] | None = None) -> Execution:
+        """Return a new execution that has gone through the history, perhaps with other code."""
+        flow = self.flow if fn is None else define(fn)
+        execution = Execution(
+            flow, self.input, codec=CODEC, execution_id=self.seed, instance_id="i", is_lenient=self.is_lenient
+        )
+        _trace.append([])
+        try:
+            pending = execution.replay(self.events, drained_seq=self.drained, started_at=T0)
+            assert pending is None
+            return execution
+        finally:
+            self.trace_of_replay = _trace.pop()
+
+    # -- running ----------------------------------------------------------------------------------------
+
+    def _arrive(self, at: float, rank: int, release: Release) -> None:
+        self._number += 1
+        if isinstance(release, MessageReceived | CancelRequested):
+            self._unread[release.inbox_seq] = release
+        heapq.heappush(self._arrivals, (round(at), rank, self._number, release))
+
+    def run(self) -> Shell:
+        """Drive the run until it closes or is blocked."""
+        turn = self._activate((), T0)
+        while turn.closing is None and turn.blocked is None:
+            if self._is_to_be_evicted(turn):
+                self.evict()
+            turn = self._activate(*self._next_batch())
+            if len(self.turns) > self.turn_limit:
+                raise AssertionError("too many turns")
+        return self
+
+    def _is_to_be_evicted(self, turn: Turn) -> bool:
+        if isinstance(self._evict_at, frozenset):
+            return turn.number in self._evict_at
+        return bool(self._evict_at) and self._evictions.random() < self._evict_at
+
+    def _next_batch(self) -> tuple[list[Release], int]:
+        deadline = self.execution.timers.next_deadline()
+        due = [instant for instant in (deadline, self._arrivals[0][0] if self._arrivals else None) if instant is not None]
+        if not due:
+            raise DeadlockedError(repr(self.execution.loop.tasks))
+        self.now = max(self.now, min(due))
+        if self._jitter:
+            self.now += self._random.choice((0, 0, 0, 1, 700_000, 3 * SECOND))
+        batch: list[tuple[int, int, int, Release]] = []
+        while self._arrivals and self._arrivals[0][0] <= self.now:
+            batch.append(heapq.heappop(self._arrivals))
+        timers = self.execution.timers.due(self.now)
+        batch += [(at, 2, index, TimerFired(timer_id)) for index, (at, timer_id) in enumerate(timers)]
+        batch.sort(key=lambda arrival: arrival[:3])
+        stamp = self.now
+        if self._jitter and not timers:
+            stamp -= self._random.choice((0, 0, 5 * SECOND))  # the owner's clock may go back
+        return [release for *_, release in batch], stamp
+
+    def _activate(self, releases: Sequence[Release], stamp: int, *, is_recorded: bool = False) -> Turn:
+        _trace.append(self.trace)
+        try:
+            turn = self.execution.activate(releases, stamp=stamp, is_recorded=is_recorded)
+        finally:
+            _trace.pop()
+        self.turns.append(turn)
+        self.reports += self.execution.loop.reports
+        self.execution.loop.reports.clear()
+        pending = self._commit(turn)
+        while pending is not None:
+            turn = self._activate(pending.releases, pending.stamp, is_recorded=True)
+            pending = None
+        return turn
+
+    def _commit(self, turn: Turn) -> RecordedTurn | None:
+        """Write a turn's events, and do what it asks for; return the turn that its sends' outcomes make."""
+        for note in turn.notes:
+            self.events.append(Event(len(self.events), turn.number, turn.stamp, *note))
+        self.drained = len(self.events) - turn.undrained
+        for seq in turn.consumed:
+            del self._unread[seq]
+        sends = []
+        for command in turn.commands:
+            self._obey(command)
+            if isinstance(command, Send):
+                outcome = b"%d" % self.send_outcome
+                event = Event(
+                    len(self.events), turn.number + 1, turn.stamp, EventKind.MESSAGE_SENT, command.activity_id, outcome
+                )
+                self.events.append(event)
+                sends.append(event)
+        if not sends:
+            return None
+        releases = [release for event in sends if (release := release_of(event)) is not None]
+        return RecordedTurn(turn.number + 1, turn.stamp, releases)
+
+    def _obey(self, command: Command) -> None:
+        self.commands.append((type(command).__name__, command.activity_id))
+        match command:
+            case RunActivity(activity_id, call):
+                outcome = self.plan(activity_id, call.name)
+                if outcome.after is None:
+                    return
+                release: Release
+                if outcome.error is None:
+                    release = ActivityCompleted(activity_id, CODEC.encode(outcome.value))
+                else:
+                    release = ActivityFailed(activity_id, encode_failure(failure_of(outcome.error)))
+                self._arrive(self.now + outcome.after * SECOND, 1, release)
+            case CancelActivity(activity_id):
+                if zlib.crc32(activity_id.encode()) % 3:  # the others' outcomes come all the same
+                    self._arrivals = [
+                        arrival for arrival in self._arrivals if getattr(arrival[3], "activity_id", "") != activity_id
+                    ]
+                    heapq.heapify(self._arrivals)
+            case Send():
+                pass
+
+    # -- leaving memory and coming back -----------------------------------------------------------------
+
+    def evict(self) -> None:
+        """Unwind the run, replay its history, and check that it is where it was."""
+        old = self.execution
+        asked = {command.activity_id: command.attempt for command in old.outstanding()}
+        waiting = old.timers.next_deadline()
+        self.warnings += old.suspend()
+        self.evictions += 1
+        self.execution = self._fresh()
+        _trace.append([])
+        try:
+            pending = self.execution.replay(self.events, drained_seq=self.drained, started_at=T0)
+            if self.execution.turn == 0:  # nothing is recorded of the first turn: it is computed again
+                self.execution.activate((), stamp=T0)
+        finally:
+            trace = _trace.pop()
+        assert pending is None
+        assert trace == self.trace, (trace, self.trace)
+        found = {command.activity_id: command.attempt for command in self.execution.outstanding()}
+        assert found == asked, (found, asked, self.events)
+        assert self.execution.timers.next_deadline() == waiting
+        arrived = {item[3].inbox_seq for item in self._arrivals if isinstance(item[3], MessageReceived | CancelRequested)}
+        for seq, release in sorted(self._unread.items()):
+            if seq not in arrived and isinstance(release, MessageReceived | CancelRequested):
+                self.execution.inbox.add(release)
+
+    # -- what came of it --------------------------------------------------------------------------------
+
+    @property
+    def last(self) -> Turn:
+        """The last turn."""
+        return self.turns[-1]
+
+    @property
+    def status(self) -> Status | None:
+        """How the run ended; None if it is blocked."""
+        return self.last.closing.status if self.last.closing is not None else None
+
+    @property
+    def failure(self) -> dict[str, Any]:
+        """The failure of a failed or cancelled run, or of a blocked one."""
+        if self.last.blocked is not None:
+            found: dict[str, Any] = msgspec.to_builtins(self.last.blocked)
+            return found
+        assert self.last.closing is not None
+        return msgspec.json.decode(self.last.closing.note.payload or b"{}", type=dict[str, Any])
+
+    @property
+    def result(self) -> Any:
+        """The result of a completed run."""
+        assert self.status is Status.COMPLETED, (self.status, self.failure)
+        assert self.last.closing is not None
+        return msgspec.json.decode(self.last.closing.note.payload or b"null")
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the activities and sends that were asked for, in that order."""
+        return [activity_id for kind, activity_id in self.commands if kind != "CancelActivity"]
+
+    @property
+    def end(self) -> tuple[Any, ...]:
+        """How the run ended, comparable between runs: status, and result or failure."""
+        if self.status is Status.COMPLETED:
+            return (self.status, repr(self.result))
+        return (self.status, self.failure.get("type"), self.failure.get("message"))
+
+
+def check(fn: Callable[..., Any], *args: Any, **settings: Any) -> Shell:
+    """Run live; check that replay, and runs that are evicted after every turn and now and then, agree; return the first."""
+    live = Shell(fn, *args, **settings).run()
+    check_replay(live)
+    for probability in (1.0, 0.5):
+        evicted = Shell(fn, *args, evict=probability, **settings).run()
+        assert evicted.trace == live.trace
+        assert evicted.end == live.end
+        assert evicted.commands == live.commands
+        assert evicted.events == live.events
+        assert evicted.warnings == []
+    return live
+
+
+def check_replay(live: Shell) -> None:
+    """Check that the history of a closed run replays to the same trace and end."""
+    closing = live.events[-1]
+    events = [event for event in live.events if event.kind < EventKind.RUN_COMPLETED]
+    if live.last.blocked is not None or closing.kind == EventKind.RUN_RECURRED:
+        return
+    execution = live._fresh()
+    _trace.append([])
+    try:
+        assert execution.replay(events, drained_seq=len(events), started_at=T0) is None
+        if execution.turn == 0:
+            execution.activate((), stamp=T0)
+    finally:
+        trace = _trace.pop()
+    assert trace == live.trace, (trace, live.trace)
+    assert execution.closing is not None
+    assert live.last.closing is not None
+    assert execution.closing.status == live.last.closing.status
+    if execution.closing.status is Status.COMPLETED:
+        assert execution.closing.note == live.last.closing.note
+    execution.suspend()
