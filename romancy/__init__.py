@@ -38,7 +38,8 @@ from romancy.errors import (
 )
 from romancy.replay.suspend import SuspendKind, SuspendSignal, as_suspend_signal, is_suspend_signal
 from romancy.workflows.channels import Channel
-from romancy.workflows.determinism import as_completed, now, random, side_effect, sleep, sleep_until, uuid4
+from romancy.workflows.completion import as_completed
+from romancy.workflows.determinism import now, random, side_effect, sleep, sleep_until, uuid4
 from romancy.workflows.info import WorkflowInfo, workflow_info
 from romancy.workflows.recur import recur
 

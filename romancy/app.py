@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from romancy.client.client import Client
+from romancy.client.waiting import Waiters
 from romancy.core import registry
 from romancy.core.clock import SystemClock
 from romancy.core.codec import DEFAULT_PAYLOAD_LIMIT, JsonCodec
@@ -118,13 +119,7 @@ class App:
         await storage.open(migrate=self._migrate)
         try:
             self._storage = storage
-            client = Client(
-                storage,
-                codec=self._codec,
-                clock=self._clock,
-                payload_limit=self._settings.payload_limit,
-                on_change=self._changed,
-            )
+            waiters = Waiters(storage)
             if self._has_worker:
                 definitions = registry.workflows() if self._workflows is None else list(self._workflows)
                 self._worker = Worker(
@@ -133,9 +128,18 @@ class App:
                     settings=self._settings,
                     codec=self._codec,
                     clock=self._clock,
-                    listener=client.waiters,
+                    listener=waiters,
                 )
                 await self._worker.start()
+            client = Client(
+                storage,
+                waiters=waiters,
+                codec=self._codec,
+                clock=self._clock,
+                payload_limit=self._settings.payload_limit,
+                on_change=self._changed,
+                local=self._worker,
+            )
         except BaseException:
             self._worker = None
             await storage.close()

@@ -3,32 +3,54 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 import msgspec
 
 from romancy.client.handle import Handle, InstanceInfo, info_of
-from romancy.client.waiting import Waiters
 from romancy.core import registry
 from romancy.core.calls import Call, WorkflowCall
 from romancy.core.codec import check_size
 from romancy.core.entropy import random_bytes
 from romancy.core.failures import Failure, encode_failure
 from romancy.core.records import InboxKind, InstanceFilter, NewInstance, Post, PostResult, Status
-from romancy.errors import InstanceClosedError, InstanceNotFoundError
+from romancy.errors import (
+    InstanceAlreadyExistsError,
+    InstanceClosedError,
+    InstanceNotFoundError,
+    InstanceRunningError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import timedelta
 
+    from romancy.client.waiting import Waiters
     from romancy.core.clock import Clock
     from romancy.core.codec import Codec
+    from romancy.core.records import Instance
     from romancy.storage.protocol import Storage
     from romancy.workflows.channels import Channel
 
 _LONGEST_ID = 255
 R = TypeVar("R")
 T = TypeVar("T")
+
+
+class LocalWorker(Protocol):
+    """The worker of this process, as far as starting an instance concerns it."""
+
+    def owner_for(self, workflow: str, version: str) -> int | None:
+        """Return the session that may own a new instance from its creation on; None: it is to be claimed."""
+        ...
+
+    def adopt(self, instance: Instance) -> None:
+        """Take in an instance that was created as owned by the worker's session."""
+        ...
+
+    def lost_sight(self) -> None:
+        """Note that the session may own an instance which the worker does not know of."""
+        ...
 
 
 class Client:
@@ -41,26 +63,31 @@ class Client:
         self,
         storage: Storage,
         *,
+        waiters: Waiters,
         codec: Codec,
         clock: Clock,
         payload_limit: int,
         on_change: Callable[[], None],
+        local: LocalWorker | None = None,
     ) -> None:
         """Prepare.
 
         Args:
             storage: The open database.
+            waiters: Wakes those who wait for results.
             codec: Encodes inputs and messages.
             clock: Says when a new instance is due.
             payload_limit: Upper bound of an encoded value in bytes.
             on_change: Called after a write that may give a worker of this process something to do.
+            local: The worker of this process, which owns what is started here as far as it serves it.
         """
         self.storage = storage
-        self.waiters = Waiters(storage)
+        self.waiters = waiters
         self._codec = codec
         self._clock = clock
         self._payload_limit = payload_limit
         self._on_change = on_change
+        self._local = local
 
     async def start(
         self,
@@ -99,6 +126,7 @@ class Client:
         payload = definition.signature.bind_encode(self._codec, call.args, call.kwargs, subject)
         check_size(payload, self._payload_limit, subject)
         call.close()
+        local = self._local
         new = NewInstance(
             id=chosen,
             execution_id=int.from_bytes(random_bytes(8), "big") >> 2,
@@ -106,9 +134,18 @@ class Client:
             version=definition.version,
             input=payload,
             wake_at=self._clock.now(),
+            session=local.owner_for(definition.name, definition.version) if local is not None else None,
         )
-        created = await self.storage.create(new, on_conflict)
-        self._on_change()
+        try:
+            created = await self.storage.create(new, on_conflict)
+        except BaseException as exc:
+            if local is not None and not isinstance(exc, InstanceAlreadyExistsError | InstanceRunningError):
+                local.lost_sight()
+            raise
+        if local is not None and created.is_new and created.instance.session is not None:
+            local.adopt(created.instance)
+        else:
+            self._on_change()
         key = created.instance.key if created.is_new else None
         return Handle(self, chosen, self._decoder(definition.name, definition.version), key=key)
 

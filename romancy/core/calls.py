@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Callable, Coroutine, Generator
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar, cast
 
 from romancy.core import registry
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
-_get_running_loop = asyncio._get_running_loop
+_get_running_loop = asyncio._get_running_loop  # noqa: SLF001 - the C accessor: this is on the hottest path
 
 
-class CallKind(str, Enum):
+class CallKind(StrEnum):
     """Say what a call is; recorded with its id and checked on replay."""
 
     ACTIVITY = "activity"
@@ -127,7 +127,7 @@ class Call(Coroutine[object, None, R_co], Generic[R_co]):
             self._used = True
             self._raise(typ, val)
         if val is None and tb is None:
-            return self._iterator.throw(typ)  # type: ignore[arg-type] # the one-argument form
+            return self._iterator.throw(typ)
         return self._iterator.throw(typ, val, tb)  # type: ignore[arg-type]
 
     @staticmethod

@@ -276,7 +276,7 @@ def _decode_problem(error: Exception) -> str:
 def _is_unencodable(value: object) -> bool:
     try:
         _ENCODER.encode(value)
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever the value's own code raises
         return True
     return False
 
@@ -290,11 +290,11 @@ def _holds_non_finite(value: object) -> bool:
     try:
         if not _LIKE_NON_FINITE.search(_PACKER.encode(value)):
             return False
-    except Exception:
+    except Exception:  # noqa: BLE001, S110 - then the slower look below decides
         pass
     try:
         builtins = msgspec.to_builtins(value, str_keys=True, enc_hook=_to_builtins_hook)
-    except Exception:
+    except Exception:  # noqa: BLE001 - what can't be looked at holds no NaN that would be written
         return False
     try:
         _STRICT_JSON.encode(builtins)
@@ -315,7 +315,7 @@ def _locate(value: object, is_bad: Callable[[object], bool]) -> tuple[str, objec
     for _ in range(_DEPTH_LIMIT):
         try:
             step, child = next((step, child) for step, child in _children(value) if is_bad(child))
-        except Exception:
+        except Exception:  # noqa: BLE001 - the path ends where a value can't be looked into
             return path, value
         path, value = path + step, child
     return "$", value  # it contains itself

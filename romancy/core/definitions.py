@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+_LONGEST_NAME = 200
+
+
+def _callers_locals() -> Mapping[str, object]:
+    """Return the local names of the frame that decorates: annotations may name classes in it."""
+    return sys._getframe(2).f_locals  # noqa: SLF001 - the documented way, though marked private
 
 
 class ActivityOptions(msgspec.Struct, frozen=True):
@@ -53,8 +59,8 @@ def _name_of(fn: Callable[..., object], name: str | None) -> str:
         msg = f"{fn!r} is not a function: decorate a 'def' or 'async def'"
         raise DefinitionError(msg)
     chosen = fn.__name__ if name is None else name
-    if not chosen or len(chosen) > 200 or any(c.isspace() or not c.isprintable() for c in chosen):
-        msg = f"{chosen!r} can't name a definition: use 1 to 200 printable characters without spaces"
+    if not chosen or len(chosen) > _LONGEST_NAME or any(c.isspace() or not c.isprintable() for c in chosen):
+        msg = f"{chosen!r} can't name a definition: use 1 to {_LONGEST_NAME} printable characters without spaces"
         raise DefinitionError(msg)
     return chosen
 
@@ -124,7 +130,7 @@ class Activity(Generic[P, R]):
         if self.undo is not None:
             msg = f"activity {self.name!r} has a compensation already: {self.undo.name!r}"
             raise DefinitionError(msg)
-        self.undo = _activity(fn, None, ActivityOptions(), sys._getframe(1).f_locals)
+        self.undo = _activity(fn, None, ActivityOptions(), _callers_locals())
         return self.undo
 
     def __repr__(self) -> str:
@@ -175,7 +181,7 @@ class _ActivityDecorator:
     @overload
     def __call__(self, fn: Callable[P, R], /) -> Activity[P, R]: ...
     def __call__(self, fn: Callable[..., object], /) -> Any:
-        return _activity(fn, self._name, self._options, sys._getframe(1).f_locals)
+        return _activity(fn, self._name, self._options, _callers_locals())
 
 
 @overload
@@ -220,7 +226,7 @@ def activity(
     )
     if fn is None:
         return _ActivityDecorator(name, options)
-    return _activity(fn, name, options, sys._getframe(1).f_locals)
+    return _activity(fn, name, options, _callers_locals())
 
 
 def _workflow(
@@ -246,7 +252,7 @@ class _WorkflowDecorator:
         self._version = version
 
     def __call__(self, fn: Callable[P, Coroutine[object, object, R]], /) -> Workflow[P, R]:
-        return _workflow(fn, self._name, self._version, sys._getframe(1).f_locals)
+        return _workflow(fn, self._name, self._version, _callers_locals())
 
 
 @overload
@@ -272,4 +278,4 @@ def workflow(
     """
     if fn is None:
         return _WorkflowDecorator(name, version)
-    return _workflow(fn, name, version, sys._getframe(1).f_locals)
+    return _workflow(fn, name, version, _callers_locals())

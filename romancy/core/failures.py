@@ -78,7 +78,7 @@ def failure_of(exc: BaseException, *, attempts: int = 1, activity_id: str | None
         return _Recorder().record(exc, attempts, activity_id, 0)
     except KeyboardInterrupt:
         raise
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - what this function promises
         return Failure(_type_name(type(exc)), _message_of(exc), attempts=attempts, activity_id=activity_id)
 
 
@@ -111,7 +111,7 @@ def encode_failure(failure: Failure, *, limit: int = FAILURE_LIMIT) -> bytes:
     for reduced in _reductions(failure):
         try:
             data = _ENCODER.encode(reduced)
-        except Exception:
+        except Exception:  # noqa: BLE001, S112 - a failure may have been made by hand, of anything
             continue
         if len(data) <= limit:
             return data
@@ -226,7 +226,7 @@ def _message_of(exc: BaseException) -> str:
         return _bounded(str(exc))
     except KeyboardInterrupt:
         raise
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - an exception's own code may raise anything
         return f"<str() of this {type(exc).__name__} failed>"
 
 
@@ -252,7 +252,7 @@ def _values_of(exc: BaseException) -> tuple[tuple[object, ...] | None, dict[str,
             state = {}
     except KeyboardInterrupt:
         raise
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - likewise
         return None, None
     return None if recorded_args is None else tuple(recorded_args), state or None
 
@@ -262,7 +262,7 @@ def _through_json(values: list[object]) -> list[object] | None:
         data = _ENCODER.encode(values)
         decoded = cast("list[object]", msgspec.json.decode(data))
         return decoded if len(data) <= VALUES_LIMIT and decoded == values else None
-    except Exception:
+    except Exception:  # noqa: BLE001 - what JSON can't hold is left out
         return None
 
 
@@ -272,7 +272,7 @@ def _traceback_of(exc: BaseException, message: str) -> str:
         return ""
     try:
         frames = "".join(traceback.format_tb(exc.__traceback__))
-    except Exception:
+    except Exception:  # noqa: BLE001 - source lines may be unreadable in any way
         frames = "  (can't be shown)\n"
     cls = type(exc)
     name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
@@ -303,7 +303,7 @@ def _exception_of(failure: Failure, depth: int) -> Exception:
             exc = _rebuilt(failure, depth)
         except KeyboardInterrupt:
             raise
-        except BaseException:
+        except BaseException:  # noqa: BLE001, S110 - a constructor may raise anything; the failure is then told instead
             pass
     if exc is None:
         exc = ActivityFailedError(_told(failure), failure, failure.attempts)

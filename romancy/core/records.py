@@ -40,7 +40,10 @@ class InboxKind(IntEnum):
 
 
 class NewInstance(msgspec.Struct, frozen=True):
-    """An instance to be created. ``input`` is encoded; ``execution_id`` is a random 62-bit number."""
+    """An instance to be created. ``input`` is encoded; ``execution_id`` is a random 62-bit number.
+
+    With a ``session`` that is live it is created as owned by it: RUNNING, and begun now.
+    """
 
     id: str
     execution_id: int
@@ -49,6 +52,7 @@ class NewInstance(msgspec.Struct, frozen=True):
     input: bytes
     wake_at: int
     trace_context: str | None = None
+    session: int | None = None
 
 
 class Instance(msgspec.Struct, frozen=True):
@@ -208,8 +212,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     turn: int
     stamp: int
     notes: list[Note]
-    consumed: list[int]
-    sends: list[Outgoing]
+    consumed: tuple[int, ...]
+    sends: tuple[Outgoing, ...]
     status: Status
     wake_at: int | None
     inbox_seen: int

@@ -232,7 +232,7 @@ class Signature:
         for name, annotation in list(self._unresolved.items()):
             try:
                 self._annotations[name] = _evaluate(self.fn, annotation, names)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - an annotation may be any expression
                 failed[name] = error
             else:
                 del self._unresolved[name]
@@ -345,7 +345,7 @@ def _binder(name: str, parameters: tuple[inspect.Parameter, ...]) -> Callable[..
         source.append("/")
     named = ", ".join(f"{parameter.name!r}: {parameter.name}" for parameter in parameters)
     scope: dict[str, Any] = {}
-    exec(f"def bind({', '.join(source)}): return {{{named}}}", scope)
+    exec(f"def bind({', '.join(source)}): return {{{named}}}", scope)  # noqa: S102 - parameter names and nothing else: see above
     bind = scope["bind"]
     given = [parameter for parameter in parameters if parameter.default is not parameter.empty]
     bind.__defaults__ = tuple(parameter.default for parameter in given if parameter.kind in _POSITIONAL)
@@ -397,7 +397,7 @@ def _unencodable_argument(codec: Codec, error: Exception, values: Mapping[str, o
     for name, value in values.items():
         try:
             codec.encode(value)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever the value's own code raises
             return encode_error(error, value, f"{what}: {name!r}")
     return encode_error(error, values, what)
 

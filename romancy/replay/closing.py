@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from romancy.core.calls import ActivityCall
+from romancy.core.calls import ActivityCall, WorkflowCall
 from romancy.core.events import EventKind, Note
 from romancy.core.failures import Failure, encode_failure, failure_of, recorded_failure
 from romancy.core.records import Status
@@ -22,7 +22,6 @@ from romancy.errors import (
 from romancy.replay.suspend import SuspendKind
 
 if TYPE_CHECKING:
-    from romancy.core.calls import WorkflowCall
     from romancy.replay.execution import Execution
 
 BUGS = (
@@ -88,18 +87,23 @@ class Closer:
                     run.closing = end
                     return
                 self._failure = end
+        if self._is_undone():
+            run.closing = self._failed_closing(self._failure)
+
+    def _is_undone(self) -> bool:
+        """Begin to compensate if there is something to, and tell whether nothing is left to."""
+        loop = self._run.loop
         if self._undoing is None and self._has_to_undo():
             self._undoing = loop.spawn(self._undo(), "undo", "undo")
             loop.drain()
-        if self._undoing is not None and not self._undoing.done():
-            return
-        run.closing = self._failed_closing(self._failure)
+        return self._undoing is None or self._undoing.done()
 
     @property
     def is_over(self) -> bool:
         """Whether the run has completed and nothing of it is left to unwind."""
         closing = self._run.closing
-        return closing is not None and closing.status is Status.COMPLETED and all(t.done() for t in self._run.loop.tasks)
+        is_completed = closing is not None and closing.status is Status.COMPLETED
+        return is_completed and all(task.done() for task in self._run.loop.tasks)
 
     def settled(self) -> None:
         """Note that an activity in flight has ended."""
@@ -152,7 +156,7 @@ class Closer:
             compensation: ActivityCall[object] = ActivityCall(undo, (result, *call.args), call.kwargs)
             try:
                 await compensation
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 - recorded and reported; the other compensations go on
                 if recorded_failure(exc) is None:
                     run.fail_turn(exc)  # not the compensation's failure, but its declaration's
                 failure = failure_of(exc, activity_id=compensation.activity_id)

@@ -74,7 +74,7 @@ class Turn(NamedTuple):
     stamp: int
     notes: list[Note]
     undrained: int
-    consumed: list[int]
+    consumed: tuple[int, ...]
     commands: list[Command]
     closing: Closing | None
     blocked: Failure | None
@@ -90,7 +90,7 @@ class Execution:
     def __init__(
         self,
         workflow: Workflow[..., Any],
-        input: bytes,  # noqa: A002 - the row's own word
+        input: bytes,
         *,
         codec: Codec,
         execution_id: int = 0,
@@ -130,7 +130,7 @@ class Execution:
         self.journal: Journal | None = None
         self._closer = Closer(self)
         self._notes: list[Note] = []
-        self._consumed: list[int] = []
+        self._consumed: tuple[int, ...] = ()
         self._fatal: BaseException | None = None
 
     # -- what the code asks for (the CurrentRun of its calls) -------------------------------------------
@@ -225,9 +225,6 @@ class Execution:
         Returns:
             The turn. If it holds no notes, no commands and no end, nothing has happened.
         """
-        pending = self.operations.pending
-        # A release of another kind has no activity id, or none that is pending, or is recorded.
-        results = [release for release in releases if getattr(release, "activity_id", None) in pending]
         number = self.turn + 1
         loop = self.loop
         if stamp > loop.stamp:
@@ -236,13 +233,23 @@ class Execution:
         if self._fatal is not None:
             blocked = failure_of(self._fatal)
             if is_recorded:
-                return Turn(number, loop.stamp, [], len(releases), [], [], None, blocked)
-            kept = [note_of(release) for release in results if is_result(release)]
-            return Turn(number, loop.stamp, kept, len(kept), [], [], None, blocked)
+                return Turn(number, loop.stamp, [], len(releases), (), [], None, blocked)
+            kept = self._kept(releases)
+            return Turn(number, loop.stamp, kept, len(kept), (), [], None, blocked)
         if self.closing is not None:
             self._notes.append(self.closing.note)
         commands = list(self.operations.commands.values())
         return Turn(number, loop.stamp, self._notes, 0, self._consumed, commands, self.closing, None)
+
+    def _kept(self, releases: Sequence[Release]) -> list[Note]:
+        """Return, of the releases of a turn that failed, the results that must not be lost with it."""
+        delivered = {note.activity_id for note in self._notes}
+        return [
+            note_of(release)
+            for release in releases
+            if is_result(release)
+            and (release.activity_id in delivered or release.activity_id in self.operations.pending)
+        ]
 
     def replay(
         self, events: Sequence[Event], *, drained_seq: int, started_at: int, guard: Guard | None = None
@@ -328,6 +335,7 @@ class Execution:
         warnings = [] if self._closer.is_over else eviction.evict(self, guard)
         self.timers.clear()
         self.operations.clear()
+        self.loop.tasks.clear()
         # What refers to the run lets go of it: it is gone at once, not when the garbage collector comes round.
         del self.loop.romancy_run, self.operations, self._closer
         return warnings
@@ -335,7 +343,7 @@ class Execution:
     def _run_turn(self, releases: Sequence[Release], is_recorded: bool, guard: Guard | None) -> None:  # noqa: FBT001
         """Do a turn's work inside the loop; what makes the run impossible to go on with is kept in ``_fatal``."""
         loop = self.loop
-        self._notes, self._consumed, self.operations.commands = [], [], {}
+        self._notes, self._consumed, self.operations.commands = [], (), {}
         if guard is not None:
             guard.arm(loop)
         try:
@@ -426,7 +434,7 @@ class Execution:
             case MessageReceived():
                 is_wanted = self.operations.receive(release)
                 if is_wanted and release.inbox_seq:
-                    self._consumed.append(release.inbox_seq)
+                    self._consumed += (release.inbox_seq,)
             case MessageSent():
                 is_wanted = self.operations.sent(release)
             case CancelRequested():
@@ -438,7 +446,7 @@ class Execution:
 
     def _cancel(self, release: CancelRequested) -> None:
         if release.inbox_seq:
-            self._consumed.append(release.inbox_seq)
+            self._consumed += (release.inbox_seq,)
         if self.cancel_reason is None and self.root is not None:
             self.cancel_reason = msgspec.json.decode(release.reason, type=str)
             self.root.cancel(self.cancel_reason or None)

@@ -9,7 +9,10 @@ if TYPE_CHECKING:
 
 
 class Guard(Protocol):
-    """Interrupt a drain that takes too long: set `ReplayLoop.is_interrupted` and raise `TurnInterrupted` in its thread."""
+    """Interrupt a drain that takes too long.
+
+    It sets `ReplayLoop.is_interrupted` and raises `TurnInterrupted` in the drain's thread.
+    """
 
     def arm(self, loop: ReplayLoop) -> None:
         """Begin to watch a drain in the calling thread."""

@@ -113,7 +113,7 @@ class ReplayLoop(asyncio.AbstractEventLoop):
         """Return False: debug mode would add callbacks of its own."""
         return False
 
-    def set_debug(self, enabled: bool) -> None:
+    def set_debug(self, enabled: bool) -> None:  # noqa: FBT001 - asyncio's signature
         """Ignore the setting."""
 
     def is_running(self) -> bool:
@@ -145,7 +145,7 @@ class ReplayLoop(asyncio.AbstractEventLoop):
         Raises:
             SuspendSignal: The first three times per task, and always in a callback.
         """
-        assert self.poison is not None
+        assert self.poison is not None  # noqa: S101 - callers check; this tells the type checker
         task: Any = _current_task(self)
         if task is not None:
             task.strikes += 1
@@ -330,11 +330,11 @@ class ReplayLoop(asyncio.AbstractEventLoop):
                 handle._context.run(handle._callback, *handle._args)
             except (SystemExit, KeyboardInterrupt):
                 raise
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: BLE001 - as asyncio does: a callback's failure is reported
                 self.call_exception_handler({"message": "callback failed", "exception": exc, "handle": handle})
             if self.is_interrupted:
                 raise TurnInterrupted
-        if len(self.generators) > 32:
+        if len(self.generators) > 32:  # noqa: PLR2004 - often enough to stay small, seldom enough to be free
             self.generators = [g for g in self.generators if g.ag_frame is not None]
 
     def forget(self) -> None:
@@ -365,7 +365,7 @@ def _is_as_completed(frame: types.FrameType) -> bool:
 
 
 def _refusal(name: str) -> Callable[..., Any]:
-    def refuse(self: ReplayLoop, *_: object, **__: object) -> Any:
+    def refuse(self: ReplayLoop, *_: object, **__: object) -> Any:  # noqa: ARG001 - it becomes a method
         msg = f"loop.{name}() in a workflow: put it in an activity"
         raise NotInWorkflowError(msg)
 
@@ -373,15 +373,48 @@ def _refusal(name: str) -> Callable[..., Any]:
     return refuse
 
 
-_REFUSED = (
-    "run_forever run_until_complete stop close shutdown_asyncgens shutdown_default_executor run_in_executor "
-    "set_default_executor getaddrinfo getnameinfo create_connection create_server start_tls sendfile "
-    "create_unix_connection create_unix_server connect_accepted_socket create_datagram_endpoint "
-    "connect_read_pipe connect_write_pipe subprocess_shell subprocess_exec add_reader remove_reader add_writer "
-    "remove_writer sock_recv sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto "
-    "sock_connect sock_accept sock_sendfile add_signal_handler remove_signal_handler set_task_factory "
-    "set_exception_handler call_soon_threadsafe"
-).split()
+_REFUSED = [
+    "run_forever",
+    "run_until_complete",
+    "stop",
+    "close",
+    "shutdown_asyncgens",
+    "shutdown_default_executor",
+    "run_in_executor",
+    "set_default_executor",
+    "getaddrinfo",
+    "getnameinfo",
+    "create_connection",
+    "create_server",
+    "start_tls",
+    "sendfile",
+    "create_unix_connection",
+    "create_unix_server",
+    "connect_accepted_socket",
+    "create_datagram_endpoint",
+    "connect_read_pipe",
+    "connect_write_pipe",
+    "subprocess_shell",
+    "subprocess_exec",
+    "add_reader",
+    "remove_reader",
+    "add_writer",
+    "remove_writer",
+    "sock_recv",
+    "sock_recv_into",
+    "sock_recvfrom",
+    "sock_recvfrom_into",
+    "sock_sendall",
+    "sock_sendto",
+    "sock_connect",
+    "sock_accept",
+    "sock_sendfile",
+    "add_signal_handler",
+    "remove_signal_handler",
+    "set_task_factory",
+    "set_exception_handler",
+    "call_soon_threadsafe",
+]
 for _name in _REFUSED:
     setattr(ReplayLoop, _name, _refusal(_name))
 ReplayLoop.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import msgspec
 
@@ -229,7 +229,7 @@ class Operations:
         return True
 
 
-def is_result(release: Release) -> bool:
+def is_result(release: Release) -> TypeGuard[ActivityCompleted | ActivityFailed | ActivityRetried]:
     """Tell whether a release holds what an activity did: it must not be lost if the turn fails."""
     return isinstance(release, ActivityCompleted | ActivityFailed | ActivityRetried)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from romancy.core.calls import WorkflowCall
 
 
-class SuspendKind(str, Enum):
+class SuspendKind(StrEnum):
     """Say what a suspended task was waiting for."""
 
     TIMER = "timer"

@@ -65,6 +65,18 @@ class Storage(Protocol):
         """End the session and free what it owns, claimable at once where it was due. Nothing if it is gone."""
         ...
 
+    async def free_strays(self, session: int, held: Sequence[int]) -> int:
+        """Free what a session owns without knowing: what a claim or start took whose acknowledgement was lost.
+
+        Args:
+            session: The asking worker's session.
+            held: The keys of the instances that it knows of.
+
+        Returns:
+            How many instances were freed.
+        """
+        ...
+
     async def reap_sessions(self) -> int:
         """Declare expired sessions dead and free what they own, in the same transaction.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from romancy.core.events import EventKind
 from romancy.core.records import Creation, Instance, InstanceFilter, NewInstance, Post, PostResult, Status
@@ -16,7 +16,7 @@ from romancy.errors import (
 )
 from romancy.storage.decision import wake_for_mail
 from romancy.storage.rows import HistoryRow, MessageRow, Reach
-from romancy.storage.sql import history, instances, messages
+from romancy.storage.sql import history, instances, messages, sessions
 from romancy.storage.sqlite_claims import instance_of
 
 if TYPE_CHECKING:
@@ -43,20 +43,34 @@ def create(
         InstanceAlreadyExistsError: The id is taken, and ``on_conflict`` is ``"raise"``.
         InstanceRunningError: ``"restart"``, and the instance has not ended.
     """
+    created = _insert(connection, new, now)
+    if created is not None:
+        return Creation(created, is_new=True)
     existing = get(connection, new.id)
-    if existing is not None:
-        if existing.execution_id == new.execution_id:
-            return Creation(existing, is_new=True)
-        match on_conflict:
-            case "raise":
-                raise InstanceAlreadyExistsError(
-                    f"instance {new.id!r} exists already; choose another id, or pass on_conflict="
-                )
-            case "attach":
-                return Creation(existing, is_new=False)
-            case "restart":
-                _purge(connection, existing)
-    values = {
+    if existing is None:
+        raise RuntimeError(f"instance {new.id!r} is there and is not")
+    if existing.execution_id == new.execution_id:
+        return Creation(existing, is_new=True)
+    match on_conflict:
+        case "raise":
+            raise InstanceAlreadyExistsError(
+                f"instance {new.id!r} exists already; choose another id, or pass on_conflict="
+            )
+        case "attach":
+            return Creation(existing, is_new=False)
+        case "restart":
+            _purge(connection, existing)
+            return create(connection, new, "raise", now)
+
+
+def _insert(connection: sqlite3.Connection, new: NewInstance, now: int) -> Instance | None:
+    """Insert a row, owned if its session is live; None if the id is taken."""
+    session = new.session
+    if session is not None and connection.execute(sessions.IS_LIVE, (session, now)).fetchone() is None:
+        session = None
+    values: dict[str, object] = dict.fromkeys(Instance.__struct_fields__)
+    values |= dict.fromkeys(("run", "next_seq", "drained_seq", "inbox_seq", "inbox_seen", "recoveries"), 0)
+    values |= {
         "id": new.id,
         "execution_id": new.execution_id,
         "workflow": new.workflow,
@@ -65,11 +79,15 @@ def create(
         "wake_at": new.wake_at,
         "trace_context": new.trace_context,
         "created_at": now,
-        "status": Status.PENDING,
+        "status": Status.PENDING if session is None else Status.RUNNING,
+        "session": session,
+        "started_at": None if session is None else now,
     }
-    key = connection.execute(instances.INSERT, [values.get(name, 0) for name in instances.NEW]).lastrowid
-    created = connection.execute(instances.BY_KEY, (key,)).fetchone()
-    return Creation(instance_of(created), is_new=True)
+    inserted = connection.execute(instances.INSERT, [values[name] for name in instances.NEW])
+    if not inserted.rowcount:
+        return None
+    values["key"] = inserted.lastrowid
+    return Instance(**cast("Any", values))
 
 
 def post(connection: sqlite3.Connection, item: Post, now: int) -> PostResult:

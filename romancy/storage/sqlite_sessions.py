@@ -11,7 +11,7 @@ from romancy.storage.sql import instances, sessions
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from romancy.core.records import SessionInfo
 
@@ -36,6 +36,11 @@ def close_session(connection: sqlite3.Connection, session: int, now: int) -> Non
     """End a session and free what it owns, within a transaction."""
     connection.execute(instances.FREE, (now, now, session))
     connection.execute(sessions.DELETE, (session,))
+
+
+def free_strays(connection: sqlite3.Connection, session: int, held: Sequence[int], now: int) -> int:
+    """Free what a session owns beyond what it holds, within a transaction; return how many were freed."""
+    return connection.execute(instances.FREE_STRAYS, (now, now, session, json.dumps(list(held)))).rowcount
 
 
 def reap_sessions(connection: sqlite3.Connection, now: int) -> int:

@@ -275,7 +275,7 @@ class Turns:
             return
         self._set_alarm(run)
         now = self._clock.now()
-        nothing = Turn(run.execution.turn, max(now, run.execution.loop.stamp), [], 0, [], [], None, None)
+        nothing = Turn(run.execution.turn, max(now, run.execution.loop.stamp), [], 0, (), [], None, None)
         self._hot.mark_idle(run)
         wake_at = wake_after(run, nothing, now, is_busy=False)
         if self._hot.limit == 0:
@@ -288,7 +288,7 @@ class Turns:
     def _free(self, run: HotRun) -> None:
         """Let an idle run leave memory; it is claimable when it is due."""
         now = self._clock.now()
-        nothing = Turn(run.execution.turn, max(now, run.execution.loop.stamp), [], 0, [], [], None, None)
+        nothing = Turn(run.execution.turn, max(now, run.execution.loop.stamp), [], 0, (), [], None, None)
         wake_at = run.next_deadline()
         self._submit(run, nothing, entry_of(run, nothing, now=now, wake_at=wake_at, is_freed=True))
 
@@ -302,7 +302,7 @@ class Turns:
         failure = with_stacks(failure, run.execution)
         _logger.error("instance %s is blocked: %s", run.id, failure.message)
         stamp = max(self._clock.now(), run.execution.loop.stamp)
-        nothing = Turn(run.execution.turn + 1, stamp, [], 0, [], [], None, failure)
+        nothing = Turn(run.execution.turn + 1, stamp, [], 0, (), [], None, failure)
         entry = blocking_entry(run, nothing, failure, build=self._build, now=self._clock.now())
         self._submit(run, nothing, entry)
 

@@ -8,7 +8,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Protocol
 
-from romancy.core.records import SessionInfo
+from romancy.core.records import Claim, SessionInfo
 from romancy.errors import SessionLostError, StorageError
 from romancy.replay.execution import Execution
 from romancy.worker.activities import ActivityRunner
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from romancy.core.clock import Clock
     from romancy.core.codec import Codec
     from romancy.core.definitions import Workflow
-    from romancy.core.records import Claim, Status
+    from romancy.core.records import Instance, Status
     from romancy.replay.execution import Turn
     from romancy.storage.protocol import Storage
     from romancy.worker.hot import HotRun
@@ -109,6 +109,7 @@ class Worker:
         self._claim_wanted = asyncio.Event()
         self._mail_wanted = asyncio.Event()
         self._next_due: int | None = None
+        self._has_strays = False
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -200,6 +201,27 @@ class Worker:
         self._turns.drop_all()
         self._hot.clear()
 
+    # -- what this process starts itself ----------------------------------------------------------------
+
+    def owner_for(self, workflow: str, version: str) -> int | None:
+        """Return the session that may own a new instance from its creation on; None: it is to be claimed."""
+        if self._turns.is_draining or (workflow, version) not in self._definitions or self._room() <= 0:
+            return None
+        return self._session.id
+
+    def adopt(self, instance: Instance) -> None:
+        """Take in an instance that was created as owned by this worker's session."""
+        if instance.session == self._session.id and not self._turns.is_draining:
+            self._turns.adopt(Claim(instance, [], []))
+
+    def lost_sight(self) -> None:
+        """Note that the session may own an instance which the worker does not know of."""
+        self._has_strays = True
+        self._claim_wanted.set()
+
+    def _room(self) -> int:
+        return max(self._settings.hot_limit, self._settings.max_activities) - self._hot.active
+
     # -- claims, mail, eviction -------------------------------------------------------------------------
 
     def changed(self) -> None:
@@ -210,10 +232,13 @@ class Worker:
     async def _claim_for_ever(self) -> None:
         while True:
             self._claim_wanted.clear()
-            room = max(self._settings.hot_limit, self._settings.max_activities) - self._hot.active
+            room = self._room()
             session = self._session.id
             if session is not None and room > 0:
                 try:
+                    if self._has_strays:
+                        self._has_strays = False
+                        await self._storage.free_strays(session, [run.key for run in self._hot])
                     found = await self._storage.claim(
                         session, list(self._definitions), self._build, limit=min(room, _CLAIM_LIMIT)
                     )
@@ -222,6 +247,7 @@ class Worker:
                     continue
                 except StorageError as exc:
                     _logger.warning("claiming failed, trying again: %s", exc)
+                    self._has_strays = True
                     await asyncio.sleep(_PAUSE_AFTER_FAILURE)
                     continue
                 if self._session.id != session:

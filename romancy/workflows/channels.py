@@ -25,7 +25,7 @@ class Channel(Generic[T]):
     Messages of one sender arrive in the order in which they were sent.
     """
 
-    def __init__(self, name: str, type: type[T]) -> None:
+    def __init__(self, name: str, type: type[T]) -> None:  # noqa: A002 - the word that an author expects
         """Declare the channel.
 
         Args:

@@ -14,7 +14,7 @@ from romancy.replay.context import current_execution
 from romancy.replay.ids import derived_random, derived_uuid
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+    from collections.abc import Callable
     from uuid import UUID
 
 T = TypeVar("T")
@@ -96,53 +96,3 @@ async def sleep_until(when: datetime) -> None:
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     left = (when - epoch) // timedelta(microseconds=1) - execution.loop.stamp
     await asyncio.sleep(left / MICROSECONDS)
-
-
-def as_completed(aws: Iterable[Awaitable[T]], *, timeout: float | None = None) -> Iterator[Coroutine[Any, Any, T]]:
-    """Iterate over awaitables in the order in which they end; the same order at every replay.
-
-    A replacement of `asyncio.as_completed`, which makes its tasks in the order of addresses.
-
-    Args:
-        aws: Awaitables; one that is given twice is waited for once.
-        timeout: Seconds for all of them; what is awaited after that raises `TimeoutError`.
-
-    Yields:
-        Coroutines, to be awaited one after the other.
-    """
-    futures: list[asyncio.Future[T]] = []
-    seen: set[int] = set()
-    for awaitable in aws:
-        if id(awaitable) not in seen:
-            seen.add(id(awaitable))
-            futures.append(asyncio.ensure_future(awaitable))
-    ended: asyncio.Queue[asyncio.Future[T] | None] = asyncio.Queue()
-    left = list(futures)
-    timer: asyncio.TimerHandle | None = None
-
-    def on_done(future: asyncio.Future[T]) -> None:
-        if future in left:
-            left.remove(future)
-            ended.put_nowait(future)
-        if not left and timer is not None:
-            timer.cancel()
-
-    def on_timeout() -> None:
-        for future in left:
-            future.remove_done_callback(on_done)
-            ended.put_nowait(None)
-        left.clear()
-
-    for future in futures:
-        future.add_done_callback(on_done)
-    if futures and timeout is not None:
-        timer = asyncio.get_running_loop().call_later(timeout, on_timeout)
-
-    async def next_one() -> T:
-        future = await ended.get()
-        if future is None:
-            raise TimeoutError
-        return future.result()
-
-    for _ in futures:
-        yield next_one()

@@ -33,8 +33,10 @@ NEW = (
     "inbox_seq",
     "inbox_seen",
     "recoveries",
+    "session",
+    "started_at",
 )
-INSERT = insert("instances", NEW)
+INSERT = f"{insert('instances', NEW)} ON CONFLICT (id) DO NOTHING"
 
 BY_ID = f"SELECT {_COLUMNS} FROM instances WHERE id = ?"
 
@@ -168,6 +170,8 @@ TAKE = (
 )
 
 FREE = f"UPDATE instances SET session = NULL, wake_at = {_WAKE_WHEN_FREED} WHERE session = ?"
+
+FREE_STRAYS = f"{FREE} AND key NOT IN (SELECT value FROM json_each(?))"
 
 FREE_AND_COUNT = (
     f"UPDATE instances SET session = NULL, wake_at = {_WAKE_WHEN_FREED},"
