@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 import msgspec
@@ -212,8 +213,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     turn: int
     stamp: int
     notes: list[Note]
-    consumed: tuple[int, ...]
-    sends: tuple[Outgoing, ...]
+    consumed: Sequence[int]
+    sends: Sequence[Outgoing]
     status: Status
     wake_at: int | None
     inbox_seen: int
@@ -250,9 +251,10 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class SessionInfo(msgspec.Struct, frozen=True):
-    """What a worker tells of itself: its build, and the (workflow, version) pairs that it serves."""
+    """What a worker tells of itself: its build, the (workflow, version) pairs that it serves, what it runs on."""
 
     build: str
     definitions: list[tuple[str, str]]
+    runtime: str = ""
     host: str = ""
     pid: int = 0

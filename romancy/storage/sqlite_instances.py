@@ -66,7 +66,8 @@ def create(
 def _insert(connection: sqlite3.Connection, new: NewInstance, now: int) -> Instance | None:
     """Insert a row, owned if its session is live; None if the id is taken."""
     session = new.session
-    if session is not None and connection.execute(sessions.IS_LIVE, (session, now)).fetchone() is None:
+    owner = None if session is None else connection.execute(sessions.IS_LIVE, (session, now)).fetchone()
+    if owner is None:
         session = None
     values: dict[str, object] = dict.fromkeys(Instance.__struct_fields__)
     values |= dict.fromkeys(("run", "next_seq", "drained_seq", "inbox_seq", "inbox_seen", "recoveries"), 0)
@@ -82,6 +83,7 @@ def _insert(connection: sqlite3.Connection, new: NewInstance, now: int) -> Insta
         "status": Status.PENDING if session is None else Status.RUNNING,
         "session": session,
         "started_at": None if session is None else now,
+        "runtime": None if owner is None else owner[0],
     }
     inserted = connection.execute(instances.INSERT, [values[name] for name in instances.NEW])
     if not inserted.rowcount:

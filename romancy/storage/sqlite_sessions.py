@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def open_session(connection: sqlite3.Connection, info: SessionInfo, expires_at: int, now: int) -> int:
     """Register a session and return its number, within a transaction."""
-    values = (expires_at, info.build, json.dumps(info.definitions), info.host, info.pid, now)
+    values = (expires_at, info.build, json.dumps(info.definitions), info.runtime, info.host, info.pid, now)
     return cast("int", connection.execute(sessions.INSERT, values).lastrowid)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import sys
 from hashlib import blake2b
 from pathlib import Path
@@ -11,6 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from romancy.core.definitions import Workflow
+
+
+@functools.cache
+def runtime() -> str:
+    """Return what decides the order in which code goes on, besides the code: a replay is promised only on the same."""
+    version = f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}"
+    return f"{version}, anyio {importlib.metadata.version('anyio')}"
 
 
 def build_of(definitions: Iterable[Workflow[..., object]]) -> str:

@@ -20,6 +20,7 @@ from romancy.errors import CodecError, NondeterminismError, PayloadTooLargeError
 from romancy.replay.execution import Turn
 from romancy.replay.journal import RecordedTurn, release_of
 from romancy.replay.loop import SpinningError, TurnInterrupted
+from romancy.worker.build import runtime
 from romancy.worker.entries import blocking_entry, entry_of, has_to_be_written, is_busy_after, wake_after
 from romancy.worker.hot import UNKNOWN, HotRun
 from romancy.worker.stacks import with_stacks
@@ -236,7 +237,11 @@ class Turns:
                 guard=self._guard,
             )
         except _CAN_NOT_GO_ON as exc:
-            self._block(run, failure_of(exc))
+            failure = failure_of(exc)
+            if instance.runtime not in {None, runtime()}:
+                message = f"{failure.message} (recorded on {instance.runtime}, replayed on {runtime()})"
+                failure = msgspec.structs.replace(failure, message=message)
+            self._block(run, failure)
             return False
         self._report(run)
         for command in execution.outstanding():

@@ -12,7 +12,7 @@ from romancy.core.records import Claim, SessionInfo
 from romancy.errors import SessionLostError, StorageError
 from romancy.replay.execution import Execution
 from romancy.worker.activities import ActivityRunner
-from romancy.worker.build import build_of
+from romancy.worker.build import build_of, runtime
 from romancy.worker.committer import Committer
 from romancy.worker.hot import HotSet
 from romancy.worker.session import Session, housekeep
@@ -79,7 +79,11 @@ class Worker:
         self._definitions = {(d.name, d.version): d for d in definitions}
         self._build = settings.build or build_of(definitions)
         info = SessionInfo(
-            build=self._build, definitions=list(self._definitions), host=socket.gethostname(), pid=os.getpid()
+            build=self._build,
+            definitions=list(self._definitions),
+            runtime=runtime(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
         )
         self._session = Session(storage, info, settings.session_ttl, self._session_lost)
         self._watchdog = Watchdog(settings.warn_after, min(settings.interrupt_after, settings.session_ttl / 2))

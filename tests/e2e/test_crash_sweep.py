@@ -128,10 +128,6 @@ async def test_run_ends_as_undisturbed_whichever_storage_call_fails(
     assert fail_at > 15
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="open: what a claim took before its acknowledgement was lost stays with the live session, and nobody runs it",
-)
 async def test_claim_whose_acknowledgement_is_lost_is_found_again_by_its_worker(
     clock: OffsetClock, hot_limit: int
 ) -> None:

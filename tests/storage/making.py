@@ -70,7 +70,7 @@ class Worker:
         build: str = "build",
         definitions: tuple[tuple[str, str], ...] = (DEFINITION,),
     ) -> Worker:
-        session = await storage.open_session(SessionInfo(build, list(definitions)), TTL)
+        session = await storage.open_session(SessionInfo(build, list(definitions), runtime="here"), TTL)
         return cls(storage, clock, session, build)
 
     def new(self, id: str = "", **changes: Any) -> NewInstance:
@@ -104,8 +104,8 @@ class Worker:
             turn=instance.next_seq + 1,
             stamp=self.clock.now(),
             notes=list(notes),
-            consumed=[],
-            sends=[],
+            consumed=(),
+            sends=(),
             status=Status.RUNNING,
             wake_at=LEAVE,
             inbox_seen=instance.inbox_seen,

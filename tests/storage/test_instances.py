@@ -257,3 +257,30 @@ class TestList:
         await worker.create("A-1")
         await storage.terminate("a-1", b"{}")
         assert [instance.id for instance in await storage.list(where)] == expected
+
+
+async def test_create_for_a_session_writes_an_owned_instance(worker: Worker, clock: ManualClock) -> None:
+    created = await worker.create(session=worker.session)
+    assert (created.session, created.status) == (worker.session, Status.RUNNING)
+    assert (created.started_at, created.runtime) == (clock.now(), "here")
+    assert await worker.read(created.id) == created
+    assert await worker.claim_all() == []
+    assert (await worker.close(created)).status is Status.COMPLETED
+
+
+async def test_create_for_a_dead_session_writes_a_pending_instance(worker: Worker, clock: ManualClock) -> None:
+    clock.advance(60)
+    created = await worker.create(session=worker.session)
+    assert (created.session, created.status, created.started_at) == (None, Status.PENDING, None)
+
+
+async def test_owned_from_creation_is_claimable_when_its_owner_dies(
+    worker: Worker, storage: Storage, clock: ManualClock
+) -> None:
+    created = await worker.create(session=worker.session)
+    clock.advance(60)
+    assert await storage.reap_sessions() == 1
+    other = await Worker.start(storage, clock)
+    (claim,) = await other.claim_all()
+    assert claim.instance.key == created.key
+    assert claim.instance.started_at == created.started_at

@@ -190,3 +190,14 @@ async def test_time_to_live_is_exact(storage: Storage, clock: ManualClock) -> No
     clock.advance(1.000001)
     with pytest.raises(SessionLostError):
         await storage.renew_session(session, ttl)
+
+
+async def test_strays_are_freed_and_what_is_held_is_not(worker: Worker, storage: Storage, clock: ManualClock) -> None:
+    held, stray = await worker.own(), await worker.own()
+    other = await Worker.start(storage, clock)
+    foreign = await other.own()
+    assert await storage.free_strays(worker.session, [held.key]) == 1
+    assert (await worker.read(held.id)).session == worker.session
+    assert (await worker.read(foreign.id)).session == other.session
+    (claim,) = await other.claim_all()
+    assert claim.instance.key == stray.key

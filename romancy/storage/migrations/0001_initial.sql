@@ -10,6 +10,7 @@ CREATE TABLE sessions (
   expires_at INTEGER NOT NULL,
   build TEXT NOT NULL,
   definitions TEXT NOT NULL,
+  runtime TEXT NOT NULL,
   host TEXT NOT NULL,
   pid INTEGER NOT NULL,
   started_at INTEGER NOT NULL

@@ -35,6 +35,7 @@ NEW = (
     "recoveries",
     "session",
     "started_at",
+    "runtime",
 )
 INSERT = f"{insert('instances', NEW)} ON CONFLICT (id) DO NOTHING"
 
@@ -166,6 +167,7 @@ BLOCKED_IN_LANE = (
 
 TAKE = (
     f"UPDATE instances SET session = ?, status = {Status.RUNNING:d}, started_at = coalesce(started_at, ?),"
+    " runtime = coalesce(runtime, (SELECT s.runtime FROM sessions s WHERE s.id = ?)),"
     " inbox_seen = inbox_seq, reason = NULL, build = NULL WHERE key = ?"
 )
 

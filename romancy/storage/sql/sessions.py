@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from romancy.storage.sql import insert
 
-INSERT = insert("sessions", ("expires_at", "build", "definitions", "host", "pid", "started_at"))
+INSERT = insert("sessions", ("expires_at", "build", "definitions", "runtime", "host", "pid", "started_at"))
 
 RENEW = "UPDATE sessions SET expires_at = ? WHERE id = ? AND expires_at > ?"
 
-IS_LIVE = "SELECT 1 FROM sessions WHERE id = ? AND expires_at > ?"
+IS_LIVE = "SELECT runtime FROM sessions WHERE id = ? AND expires_at > ?"
 
 EXPIRED = "SELECT id FROM sessions WHERE expires_at <= ?"
 
