@@ -178,6 +178,8 @@ class App:
                 await self._worker.stop()
         finally:
             self._worker = None
+            if self._client is not None:
+                self._client.waiters.close()
             self._client = None
             if self._storage is not None:
                 await self._storage.close()

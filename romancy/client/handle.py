@@ -15,6 +15,7 @@ from romancy.core.failures import Failure, decode_failure
 from romancy.core.records import Status
 from romancy.errors import (
     InstanceNotFoundError,
+    NoAppError,
     WorkflowBlockedError,
     WorkflowCancelledError,
     WorkflowFailedError,
@@ -162,6 +163,7 @@ class Handle(Generic[R]):
             WorkflowFailedError: It failed; its subclasses: it was cancelled, terminated, or ran out of time.
             WorkflowBlockedError: The deployed code can't go on with it, and ``wait_blocked`` is off.
             InstanceNotFoundError: No instance has the id (any more).
+            NoAppError: The App was closed meanwhile.
             TimeoutError: ``timeout`` has passed.
         """
         seconds = timeout if timeout is None or isinstance(timeout, (int, float)) else timeout.total_seconds()
@@ -184,6 +186,9 @@ class Handle(Generic[R]):
                 await waiter.event.wait()
                 waiter.event.clear()
                 ended, waiter.ended = waiter.ended, None
+                if ended is None and waiters.is_closed:
+                    msg = f"the App was closed; instance {self.id!r} goes on where its database is opened again"
+                    raise NoAppError(msg)
                 if ended is None or not ended.status.is_closed:
                     ended = await self._read_end()
                 if ended is not None and (ended.status is not Status.BLOCKED or not wait_blocked):

@@ -48,15 +48,23 @@ class Waiters:
         self._storage = storage
         self._waiters: dict[int, set[Waiter]] = {}
         self._lately: OrderedDict[int, Ended] = OrderedDict()
+        self.is_closed = False
 
     def watch(self, key: int) -> Waiter:
         """Begin to wait; the event is set when the instance may have ended or be blocked."""
         waiter = Waiter()
         waiter.ended = self._lately.get(key)
-        if waiter.ended is not None:
+        if waiter.ended is not None or self.is_closed:
             waiter.event.set()
         self._waiters.setdefault(key, set()).add(waiter)
         return waiter
+
+    def close(self) -> None:
+        """Wake everybody: nothing will be heard of any instance any more."""
+        self.is_closed = True
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                waiter.event.set()
 
     def unwatch(self, key: int, waiter: Waiter) -> None:
         """Stop waiting."""

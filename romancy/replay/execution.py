@@ -227,7 +227,8 @@ class Execution:
         """
         number = self.turn + 1
         loop = self.loop
-        if stamp > loop.stamp:
+        before = loop.stamp
+        if stamp > before:
             loop.set_stamp(stamp)
         self._run_turn(releases, is_recorded, guard)
         if self._fatal is not None:
@@ -238,6 +239,9 @@ class Execution:
             return Turn(number, loop.stamp, kept, len(kept), (), [], None, blocked)
         if self.closing is not None:
             self._notes.append(self.closing.note)
+            loop.drop_done()
+        elif self.turn != number:
+            loop.set_stamp(before)  # nothing has happened, and a replay will not know of it
         commands = list(self.operations.commands.values())
         return Turn(number, loop.stamp, self._notes, 0, self._consumed, commands, self.closing, None)
 

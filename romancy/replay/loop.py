@@ -228,9 +228,13 @@ class ReplayLoop(asyncio.AbstractEventLoop):
         task.__init__(coro, loop=self, name=name, context=context)  # type: ignore[misc]
         self.tasks.append(task)
         if len(self.tasks) > self._prune_at:
-            self.tasks = [kept for kept in self.tasks if not kept.done()]
+            self.drop_done()
             self._prune_at = 2 * len(self.tasks) + 64
         return task
+
+    def drop_done(self) -> None:
+        """Let go of the tasks that are done; asyncio then reports failures that nobody has looked at."""
+        self.tasks = [task for task in self.tasks if not task.done()]
 
     def spawn(self, coro: Coroutine[Any, Any, T], path: str, name: str) -> ReplayTask[T]:
         """Make a task in an empty context: nothing of a request that started the run leaks in."""

@@ -16,10 +16,10 @@ from romancy.core.commands import CancelActivity, RunActivity
 from romancy.core.events import CancelRequested, Envelope, Event, MessageReceived, TimerFired
 from romancy.core.failures import Failure, failure_of
 from romancy.core.records import LEAVE, Accepted, InboxKind, Refused, Rejected, Status
-from romancy.errors import CodecError, NondeterminismError, PayloadTooLargeError, StorageError
+from romancy.errors import StorageError
 from romancy.replay.execution import Turn
 from romancy.replay.journal import RecordedTurn, release_of
-from romancy.replay.loop import SpinningError, TurnInterrupted
+from romancy.replay.loop import TurnInterrupted
 from romancy.worker.build import runtime
 from romancy.worker.entries import blocking_entry, entry_of, has_to_be_written, is_busy_after, wake_after
 from romancy.worker.hot import UNKNOWN, HotRun
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from romancy.core.clock import Clock
     from romancy.core.events import Release
     from romancy.core.records import Claim, Entry, InboxItem
+    from romancy.replay.execution import Execution
     from romancy.replay.guard import Guard
     from romancy.worker.activities import ActivityRunner
     from romancy.worker.committer import Answer, Committer
@@ -42,14 +43,8 @@ _logger = logging.getLogger("romancy")
 _SLICE = 0.005
 """Seconds of turns after which the host's event loop gets its turn."""
 _RESULT, _TIMER, _INBOX = 1, 2, 0
-_CAN_NOT_GO_ON = (
-    SpinningError,
-    NondeterminismError,
-    CodecError,
-    PayloadTooLargeError,
-    TurnInterrupted,
-    SystemExit,
-)
+_CAN_NOT_GO_ON = (Exception, TurnInterrupted, SystemExit)
+"""What a replay may raise: changed code may fail, in any way, before it comes to the end of what is recorded."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -227,7 +222,8 @@ class Turns:
                 f"its worker has died {instance.recoveries} times while it was under way (max_recoveries): "
                 "see what kills the process, then deploy another build or retry it"
             )
-            self._block(run, Failure(type="romancy:RecoveryLimit", message=message))
+            undrained = instance.next_seq - instance.drained_seq
+            self._block(run, Failure(type="romancy:RecoveryLimit", message=message), undrained)
             return False
         try:
             run.recorded = execution.replay(
@@ -241,7 +237,7 @@ class Turns:
             if instance.runtime not in {None, runtime()}:
                 message = f"{failure.message} (recorded on {instance.runtime}, replayed on {runtime()})"
                 failure = msgspec.structs.replace(failure, message=message)
-            self._block(run, failure)
+            self._block(run, failure, instance.next_seq - instance.drained_seq)
             return False
         self._report(run)
         for command in execution.outstanding():
@@ -303,11 +299,12 @@ class Turns:
             if run.is_idle:
                 self._free(run)
 
-    def _block(self, run: HotRun, failure: Failure) -> None:
+    def _block(self, run: HotRun, failure: Failure, undrained: int = 0) -> None:
+        """Block a run outside of a turn; its last ``undrained`` events stay to be gone on from."""
         failure = with_stacks(failure, run.execution)
         _logger.error("instance %s is blocked: %s", run.id, failure.message)
         stamp = max(self._clock.now(), run.execution.loop.stamp)
-        nothing = Turn(run.execution.turn + 1, stamp, [], 0, (), [], None, failure)
+        nothing = Turn(run.execution.turn + 1, stamp, [], undrained, (), [], None, failure)
         entry = blocking_entry(run, nothing, failure, build=self._build, now=self._clock.now())
         self._submit(run, nothing, entry)
 
@@ -402,7 +399,7 @@ class Turns:
         run.run += 1
         run.next_seq = 0
         run.started_at = turn.stamp
-        asyncio.get_running_loop().call_soon(old.suspend, self._guard)
+        asyncio.get_running_loop().call_soon(self._suspend, run.id, old)
         self.wake(run)
 
     # -- leaving memory ---------------------------------------------------------------------------------
@@ -417,7 +414,11 @@ class Turns:
         self._activities.cancel_all(run)
         run.backoffs.clear()
         run.arrivals.clear()
-        asyncio.get_running_loop().call_soon(run.execution.suspend, self._guard)
+        asyncio.get_running_loop().call_soon(self._suspend, run.id, run.execution)
+
+    def _suspend(self, instance_id: str, execution: Execution) -> None:
+        for warning in execution.suspend(self._guard):
+            _logger.warning("instance %s: %s", instance_id, warning)
 
     def drop_all(self) -> None:
         """Forget every run."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import functools
+import inspect
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,11 +10,27 @@ from typing import Any, Protocol
 import pytest
 
 from romancy import App
-from romancy.core.clock import Clock
-from romancy.core.retry import RetryPolicy
 from romancy.storage.protocol import Storage
 
 from .faults import OffsetClock
+
+
+_TEST_LIMIT = 25
+"""Seconds; below pytest's own limit, which can't tell where a coroutine waits and hangs in the fixtures."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Bound the time of every test, so that one that waits in vain fails where it waits."""
+    if not isinstance(item, pytest.Function) or not inspect.iscoroutinefunction(item.obj):
+        return
+    test = item.obj
+
+    @functools.wraps(test)
+    async def bounded(*args: Any, **kwargs: Any) -> None:
+        async with asyncio.timeout(_TEST_LIMIT):
+            await test(*args, **kwargs)
+
+    item.obj = bounded
 
 
 class MakeApp(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -45,7 +46,10 @@ class Process:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
-        self._process.send_signal(number)
+        if self._process.returncode is None:
+            # Not Popen's way: it would reap a process that has ended before asyncio's own watcher does.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     async def end(self) -> int:
         """Wait until it has ended and return its exit status; what it wrote to stderr is in ``errors``."""
@@ -55,8 +59,7 @@ class Process:
 
     def kill(self) -> None:
         """End it if it runs, stopped or not."""
-        if self._process.returncode is None:
-            self._process.kill()
+        self.signal(signal.SIGKILL)
 
 
 @asynccontextmanager

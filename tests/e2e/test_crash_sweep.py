@@ -58,7 +58,6 @@ class Universe:
                 fail_at=fail_at,
                 fault=fault,
                 is_mortal=is_mortal,
-                spared=frozenset() if is_mortal or fault is Fault.BEFORE else frozenset({"claim"}),
                 recorded=self.world.recorded,
             )
             self.processes.append(process)

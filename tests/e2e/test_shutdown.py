@@ -205,7 +205,7 @@ async def test_result_awaited_while_the_app_closes_ends(make_app: MakeApp) -> No
         waiting = asyncio.create_task(handle.result())
         await asyncio.sleep(0.01)
     async with asyncio.timeout(5):
-        with pytest.raises(Exception, match="open|closed"):
+        with pytest.raises(NoAppError, match="closed"):
             await waiting
 
 

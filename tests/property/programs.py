@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 import anyio
-from harness import Message, act, log, news
+from replay.harness import Message, act, log, news
 
 from romancy.replay.context import current_execution
 from romancy.workflows.channels import Channel
-from romancy.workflows.determinism import as_completed, side_effect, uuid4
+from romancy.workflows.completion import as_completed
+from romancy.workflows.determinism import side_effect, uuid4
 from romancy.workflows.determinism import random as draw
 
 orders: Channel[int] = Channel("orders", int)

@@ -45,6 +45,10 @@ _trace: list[list[tuple[Any, ...]]] = [[]]
 
 def act(name: str, *args: Any) -> Any:
     """Call an activity of any name, which returns what the plan says."""
+    return activity_of(name)(*args)
+
+
+def activity_of(name: str) -> Activity[..., Any]:
     found = _activities.get(name)
     if found is None:
 
@@ -52,7 +56,19 @@ def act(name: str, *args: Any) -> Any:
 
         body.__qualname__ = body.__name__ = name
         found = _activities[name] = activity(name=name)(body)
-    return found(*args)
+    return found
+
+
+def undoable(name: str, *args: Any) -> Any:
+    """Call an activity that has a compensation, ``undo_<name>``."""
+    definition = activity_of(name)
+    if definition.undo is None:
+
+        async def undo(*args: Any) -> Any: ...
+
+        undo.__qualname__ = undo.__name__ = f"undo_{name}"
+        definition.compensation(undo)
+    return definition(*args)
 
 
 def log(*what: Any) -> None:
@@ -163,7 +179,7 @@ class Shell:
         self._random = random.Random(seed)
         self._evictions = random.Random(seed + 1)
         self._jitter = jitter
-        for number, message in enumerate(messages, 1):
+        for number, message in enumerate(sorted(messages, key=lambda message: message.at), 1):
             body = msgspec.Raw(msgspec.json.encode(message.body))
             envelope = msgspec.json.encode(Envelope(f"m{number}", 0, body))
             self._arrive(T0 + message.at * SECOND, 0, MessageReceived(message.channel, envelope, number))
@@ -362,6 +378,35 @@ class Shell:
         return (self.status, self.failure.get("type"), self.failure.get("message"))
 
 
+def begin(fn: Callable[..., Any], *args: Any, **settings: Any) -> Execution:
+    """Return an execution that has not begun, to be driven by hand."""
+    flow = define(fn)
+    given = flow.signature.bind_encode(CODEC, args, {}, "input")
+    return Execution(flow, given, codec=CODEC, instance_id="i", **settings)
+
+
+def completed(activity_id: str, value: Any = None) -> ActivityCompleted:
+    """Return the release of a result."""
+    return ActivityCompleted(activity_id, CODEC.encode(value))
+
+
+def failed(activity_id: str, exc: BaseException) -> ActivityFailed:
+    """Return the release of a failure."""
+    return ActivityFailed(activity_id, encode_failure(failure_of(exc)))
+
+
+def message(body: Any, inbox_seq: int = 1, channel: str = "news") -> MessageReceived:
+    """Return the release of a message."""
+    envelope = Envelope(f"m{inbox_seq}", 0, msgspec.Raw(msgspec.json.encode(body)))
+    return MessageReceived(channel, msgspec.json.encode(envelope), inbox_seq)
+
+
+def events_of(*turns: Turn) -> list[Event]:
+    """Return what storage keeps of turns, without a closing."""
+    rows = [(turn.number, turn.stamp, *note) for turn in turns for note in turn.notes]
+    return [Event(seq, *row) for seq, row in enumerate(rows) if row[2] < EventKind.RUN_COMPLETED]
+
+
 def check(fn: Callable[..., Any], *args: Any, **settings: Any) -> Shell:
     """Run live; check that replay, and runs that are evicted after every turn and now and then, agree; return the first."""
     live = Shell(fn, *args, **settings).run()
@@ -371,9 +416,14 @@ def check(fn: Callable[..., Any], *args: Any, **settings: Any) -> Shell:
         assert evicted.trace == live.trace
         assert evicted.end == live.end
         assert evicted.commands == live.commands
-        assert evicted.events == live.events
+        assert _without_closing(evicted.events) == _without_closing(live.events)
         assert evicted.warnings == []
     return live
+
+
+def _without_closing(events: list[Event]) -> list[Event]:
+    """Leave out the event whose traceback may name addresses; `Shell.end` is compared instead."""
+    return [event for event in events if event.kind < EventKind.RUN_COMPLETED]
 
 
 def check_replay(live: Shell) -> None:

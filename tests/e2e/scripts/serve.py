@@ -16,9 +16,15 @@ orders = Channel("serve_orders", str)
 begun: list[str] = []
 
 
+def say(line: str) -> None:
+    """Print a line by one write, so that threads don't mix theirs."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def begin(what: str) -> None:
+    say(f"begun {what}")
     begun.append(what)
-    print(f"begun {what}", flush=True)
 
 
 @activity
@@ -41,7 +47,7 @@ async def serve_endless() -> str:
     try:
         await asyncio.sleep(3600)
     finally:
-        print("endless is told to stop", flush=True)
+        say("endless is told to stop")
     return "endless"
 
 
@@ -99,12 +105,12 @@ async def main(database: str, hot_limit: int, hangs: bool) -> None:  # noqa: FBT
             await app.start(call, id=f"{n}")
         while len(begun) < 3 + hangs:
             await asyncio.sleep(0.005)
-        print("ready", flush=True)
+        say("ready")
         await stop.wait()
     gc.collect()
     left = [repr(task) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     left += [repr(thread) for thread in threading.enumerate() if thread not in threads]
-    print("left:", *left, flush=True)
+    say(" ".join(["left:", *left]))
 
 
 if __name__ == "__main__":
