@@ -63,8 +63,6 @@ class ActivityRunner:
         retry: RetryPolicy,
         limit: int,
         payload_limit: int,
-        on_result: Callable[[HotRun, Release], None],
-        on_end: Callable[[HotRun], None],
     ) -> None:
         """Prepare.
 
@@ -74,19 +72,27 @@ class ActivityRunner:
             retry: The policy of activities that have none of their own.
             limit: How many bodies run at once; the others wait in the order of their start.
             payload_limit: Upper bound of an encoded result in bytes.
-            on_result: Takes what a body ended in.
-            on_end: Is told of a body that ended without an outcome that counts.
         """
         self._clock = clock
         self._codec = codec
         self._retry = retry
         self._limit = limit
         self._payload_limit = payload_limit
-        self._on_result = on_result
-        self._on_end = on_end
+        self._on_result: Callable[[HotRun, Release], None]
+        self._on_end: Callable[[HotRun], None]
         self._running: set[Body] = set()
         self._waiting: deque[tuple[HotRun, RunActivity, Body]] = deque()
         self._threads = Threads(min(limit, _THREAD_LIMIT))
+
+    def listen(self, on_result: Callable[[HotRun, Release], None], on_end: Callable[[HotRun], None]) -> None:
+        """Say who is told of bodies that end; to be called before any is started.
+
+        Args:
+            on_result: Takes what a body ended in.
+            on_end: Is told of a body that ended without an outcome that counts.
+        """
+        self._on_result = on_result
+        self._on_end = on_end
 
     def start(self, run: HotRun, command: RunActivity) -> None:
         """Run a body now, or when there is room."""

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TypeAlias
 
 from romancy.replay.loop import ReplayLoop, TurnInterrupted
 
@@ -24,10 +24,8 @@ _raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _REPEAT = 0.05
 
 
-class _Watch(NamedTuple):
-    loop: ReplayLoop
-    thread: int
-    since: float
+_Watch: TypeAlias = tuple[ReplayLoop, int, float]
+"""Who is watched: the loop, its thread's id, and since when. A plain tuple: one is made for every turn."""
 
 
 class Watchdog:
@@ -58,7 +56,7 @@ class Watchdog:
 
     def arm(self, loop: ReplayLoop) -> None:
         """Watch a drain of the calling thread."""
-        self._armed = _Watch(loop, threading.get_ident(), time.monotonic())
+        self._armed = (loop, threading.get_ident(), time.monotonic())
 
     def disarm(self, loop: ReplayLoop) -> None:
         """Stop watching; an interrupt that is under way has struck or is withdrawn afterwards."""
@@ -74,13 +72,14 @@ class Watchdog:
             watch = self._armed
             if watch is None:
                 continue
-            elapsed = time.monotonic() - watch.since
+            loop, thread, since = watch
+            elapsed = time.monotonic() - since
             if elapsed >= self._warn_after and warned is not watch:
                 warned = watch
-                self.stack = self._stack_of(watch.thread)
+                self.stack = self._stack_of(thread)
                 _logger.warning(
                     "instance %s has held the event loop for %.1f s in one turn; its code is at:\n%s",
-                    watch.loop.romancy_run.instance_id,
+                    loop.romancy_run.instance_id,
                     elapsed,
                     self.stack,
                 )
@@ -88,12 +87,13 @@ class Watchdog:
                 self._interrupt(watch)
 
     def _interrupt(self, watch: _Watch) -> None:
+        loop, thread, _ = watch
         while self._armed is watch and not self._stopped.is_set():
-            self.stack = self._stack_of(watch.thread)
+            self.stack = self._stack_of(thread)
             self._is_firing = True
             if self._armed is watch:
-                watch.loop.is_interrupted = True
-                _raise_in_thread(ctypes.c_ulong(watch.thread), ctypes.py_object(TurnInterrupted))
+                loop.is_interrupted = True
+                _raise_in_thread(ctypes.c_ulong(thread), ctypes.py_object(TurnInterrupted))
             self._is_firing = False
             time.sleep(_REPEAT)
 

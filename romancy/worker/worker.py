@@ -96,8 +96,6 @@ class Worker:
             retry=settings.retry,
             limit=settings.max_activities,
             payload_limit=settings.payload_limit,
-            on_result=self._activity_ended,
-            on_end=self._body_ended,
         )
         self._turns = Turns(
             hot=self._hot,
@@ -110,6 +108,7 @@ class Worker:
             max_recoveries=settings.max_recoveries,
             surroundings=self,
         )
+        self._activities.listen(self._turns.result, self._turns.body_ended)
         self._claim_wanted = asyncio.Event()
         self._mail_wanted = asyncio.Event()
         self._next_due: int | None = None
@@ -305,12 +304,6 @@ class Worker:
 
     def _rang(self, key: int) -> None:
         self._turns.rang(key)
-
-    def _activity_ended(self, run: HotRun, release: object) -> None:
-        self._turns.result(run, release)  # type: ignore[arg-type]
-
-    def _body_ended(self, run: HotRun) -> None:
-        self._turns.body_ended(run)
 
     def make_execution(self, claim: Claim) -> Execution:
         """Return a new execution for a claimed instance."""
