@@ -72,19 +72,19 @@ async def spawned(count: int) -> None:
 
 @workflow
 async def receiving(count: int) -> int:
-    return await signals.receive()
+    return count + await signals.receive()
 
 
 @workflow
 async def receiving_in_time(count: int) -> int:
     async with asyncio.timeout(9):
-        return await signals.receive()
+        return count + await signals.receive()
 
 
 @workflow
 async def receiving_in_three_tasks(count: int) -> None:
     async with asyncio.TaskGroup() as group:
-        for _ in range(3):
+        for _ in range(3 + count):
             group.create_task(signals.receive())
 
 

@@ -80,7 +80,8 @@ class Call(Coroutine[object, None, R_co], Generic[R_co]):
         self.name = name
         self._iterator: Generator[object, None, object] | None = None
         self._used = False
-        self._run = run = current_run()
+        run: CurrentRun | None = getattr(_get_running_loop(), "romancy_run", None)
+        self._run = run
         if run is None:
             self.activity_id = ""
         else:
@@ -97,7 +98,7 @@ class Call(Coroutine[object, None, R_co], Generic[R_co]):
                 msg = f"{self!r} was made outside of the workflow that awaits it: make the call where you await it"
                 raise NotInWorkflowError(msg)
             return self._outside().__await__()
-        if run is not current_run():
+        if run is not getattr(_get_running_loop(), "romancy_run", None):
             msg = f"{self!r} belongs to another run: make the call where you await it"
             raise NotInWorkflowError(msg)
         return run.request(self).__await__()

@@ -251,10 +251,14 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class SessionInfo(msgspec.Struct, frozen=True):
-    """What a worker tells of itself: its build, the (workflow, version) pairs that it serves, what it runs on."""
+    """What a worker tells of itself: its build, the (workflow, version) pairs that it serves, what it runs on.
+
+    ``process`` is a token by which workers of the same machine can tell whether it has ended.
+    """
 
     build: str
     definitions: list[tuple[str, str]]
     runtime: str = ""
     host: str = ""
     pid: int = 0
+    process: str = ""

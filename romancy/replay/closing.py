@@ -65,8 +65,8 @@ class Closer:
 
     def advance(self) -> None:
         """Go on as far as is possible after a drain."""
-        run, loop = self._run, self._run.loop
-        root = run.root
+        run = self._run
+        loop, root = run.loop, run.root
         if loop.poison is not None:
             if loop.poison.kind is SuspendKind.RECUR and run.closing is None:
                 run.closing = self._recurred()

@@ -177,7 +177,8 @@ class Execution:
         """Return what is recorded at this place of the code; record it if the code gets here for the first time."""
         loop = self.loop
         if loop.poison is not None:
-            raise SuspendSignal(loop.poison.kind, instance_id=self.instance_id)
+            loop.strike()
+            raise SuspendSignal(loop.poison.kind, instance_id=self.instance_id)  # it can't hang: it is no coroutine
         position = loop.scope().next_position()
         activity_id = f"{position}:{name}"
         if self.journal is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 import msgspec
 
@@ -63,34 +63,46 @@ class Operations:
             PayloadTooLargeError: The arguments are over the limit.
             TypeError: The activity can't be called like this.
         """
-        run = self._run
-        loop = run.loop
-        activity_id = call.activity_id
-        if isinstance(call, ActivityCall):
-            journal = run.journal
-            if journal is None or not journal.has_end_of(activity_id):
-                # What has ended was encoded before, and is not run again.
-                definition = call.definition
-                subject = definition.arguments_subject
-                call.arguments = definition.signature.bind_encode(run.codec, call.args, call.kwargs, subject)
-                check_size(call.arguments, run.payload_limit, subject)
-            call.attempt = 1
-            call.not_before = 0
-            call.scheduled_at = loop.stamp
-            self.commands[activity_id] = RunActivity(activity_id, call, 1, 0, loop.stamp)
-        elif isinstance(call, SendCall):
-            message_id = f"{run.execution_id:x}/{run.run}/{activity_id}"
-            self.commands[activity_id] = Send(activity_id, call.to, call.name, call.body, message_id)
-        future = loop.create_operation(call, self)
+        # The classes are asked for by identity: isinstance of an abstract class's child costs as much as the rest.
+        cls = type(call)
+        if cls is ActivityCall:
+            self._ask_for_activity(cast("ActivityCall[object]", call))
+        elif cls is SendCall:
+            self._ask_for_send(cast("SendCall", call))
+        future = self._run.loop.create_operation(call, self)
         call.future = future
-        self.pending[activity_id] = call
-        if isinstance(call, ReceiveCall):
-            self._receivers.setdefault(call.name, {})[activity_id] = call
-            run.inbox.has_news = True
-            if call.timeout is not None:
-                timer = loop.call_later(call.timeout, self._time_out, call)
-                future.add_done_callback(partial(_cancel_timer, timer))
+        self.pending[call.activity_id] = call
+        if cls is ReceiveCall:
+            self._wait_for_message(cast("ReceiveCall[object]", call))
         return future
+
+    def _ask_for_activity(self, call: ActivityCall[object]) -> None:
+        run = self._run
+        activity_id = call.activity_id
+        journal = run.journal
+        if journal is None or not journal.has_end_of(activity_id):
+            # What has ended was encoded before, and is not run again.
+            definition = call.definition
+            subject = definition.arguments_subject
+            call.arguments = definition.signature.bind_encode(run.codec, call.args, call.kwargs, subject)
+            check_size(call.arguments, run.payload_limit, subject)
+        call.attempt = 1
+        call.not_before = 0
+        call.scheduled_at = stamp = run.loop.stamp
+        self.commands[activity_id] = RunActivity(activity_id, call, 1, 0, stamp)
+
+    def _ask_for_send(self, call: SendCall) -> None:
+        run = self._run
+        message_id = f"{run.execution_id:x}/{run.run}/{call.activity_id}"
+        self.commands[call.activity_id] = Send(call.activity_id, call.to, call.name, call.body, message_id)
+
+    def _wait_for_message(self, call: ReceiveCall[object]) -> None:
+        run = self._run
+        self._receivers.setdefault(call.name, {})[call.activity_id] = call
+        run.inbox.has_news = True
+        if call.timeout is not None:
+            timer = run.loop.call_later(call.timeout, self._time_out, call)
+            call.future.add_done_callback(partial(_cancel_timer, timer))
 
     def cancelled(self, call: Call[object]) -> None:
         """Withdraw an operation whose wait was cancelled.

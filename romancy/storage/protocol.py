@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import timedelta
 
     from romancy.core.events import Event
@@ -77,8 +77,11 @@ class Storage(Protocol):
         """
         ...
 
-    async def reap_sessions(self) -> int:
-        """Declare expired sessions dead and free what they own, in the same transaction.
+    async def reap_sessions(self, is_gone: Callable[[str], bool] = ...) -> int:
+        """Declare dead what has expired or certainly ended, and free what it owns, in the same transaction.
+
+        Args:
+            is_gone: Told a session's `SessionInfo.process`, says whether that process has ended; by default never.
 
         An instance that was due while it was owned (a turn or a body was under way) counts a recovery.
 

@@ -17,7 +17,7 @@ from romancy.storage.sqlite_thread import SqliteThread
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from romancy.core.records import (
@@ -46,6 +46,10 @@ _SHORTEST_POLL = 0.002
 _LONGEST_POLL = 0.02
 _POLL_GROWTH = 1.2
 _LATELY = 0.25
+
+
+def _nobody(_: str) -> bool:
+    return False
 
 
 class SqliteStorage:
@@ -159,13 +163,13 @@ class SqliteStorage:
         """
         return await self._writer.write(lambda c: sqlite_sessions.free_strays(c, session, held, self._clock.now()))
 
-    async def reap_sessions(self) -> int:
-        """Declare expired sessions dead, the caller's own too, and free what they own.
+    async def reap_sessions(self, is_gone: Callable[[str], bool] = _nobody) -> int:
+        """Declare expired sessions dead, the caller's own too, and those of ended processes; free what they own.
 
         Returns:
             How many instances were freed.
         """
-        return await self._writer.write(lambda c: sqlite_sessions.reap_sessions(c, self._clock.now()))
+        return await self._writer.write(lambda c: sqlite_sessions.reap_sessions(c, self._clock.now(), is_gone))
 
     async def block_unserved(self, *, due_before: int) -> int:
         """Block unowned instances that were due before that instant and that no live session serves.

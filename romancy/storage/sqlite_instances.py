@@ -69,7 +69,7 @@ def _insert(connection: sqlite3.Connection, new: NewInstance, now: int) -> Insta
     owner = None if session is None else connection.execute(sessions.IS_LIVE, (session, now)).fetchone()
     if owner is None:
         session = None
-    values: dict[str, object] = dict.fromkeys(Instance.__struct_fields__)
+    values = cast("dict[str, object]", dict.fromkeys(Instance.__struct_fields__))
     values |= dict.fromkeys(("run", "next_seq", "drained_seq", "inbox_seq", "inbox_seen", "recoveries"), 0)
     values |= {
         "id": new.id,

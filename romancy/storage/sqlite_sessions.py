@@ -11,14 +11,23 @@ from romancy.storage.sql import instances, sessions
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from romancy.core.records import SessionInfo
 
 
 def open_session(connection: sqlite3.Connection, info: SessionInfo, expires_at: int, now: int) -> int:
     """Register a session and return its number, within a transaction."""
-    values = (expires_at, info.build, json.dumps(info.definitions), info.runtime, info.host, info.pid, now)
+    values = (
+        expires_at,
+        info.build,
+        json.dumps(info.definitions),
+        info.runtime,
+        info.host,
+        info.pid,
+        info.process,
+        now,
+    )
     return cast("int", connection.execute(sessions.INSERT, values).lastrowid)
 
 
@@ -43,10 +52,12 @@ def free_strays(connection: sqlite3.Connection, session: int, held: Sequence[int
     return connection.execute(instances.FREE_STRAYS, (now, now, session, json.dumps(list(held)))).rowcount
 
 
-def reap_sessions(connection: sqlite3.Connection, now: int) -> int:
-    """End expired sessions and free what they own, within a transaction; return how many were freed."""
+def reap_sessions(connection: sqlite3.Connection, now: int, is_gone: Callable[[str], bool]) -> int:
+    """End dead sessions and free what they own, within a transaction; return how many were freed."""
+    dead = {session for (session,) in connection.execute(sessions.EXPIRED, (now,))}
+    dead |= {session for session, process in connection.execute(sessions.PROCESSES) if is_gone(process)}
     freed = 0
-    for (session,) in connection.execute(sessions.EXPIRED, (now,)).fetchall():
+    for session in sorted(dead):
         freed += connection.execute(instances.FREE_AND_COUNT, (now, now, now, session)).rowcount
         connection.execute(sessions.DELETE, (session,))
     return freed

@@ -35,6 +35,7 @@ class HotRun:
         "claim",
         "execution",
         "execution_id",
+        "has_parked",
         "id",
         "idle_since",
         "inbox_looked",
@@ -60,6 +61,7 @@ class HotRun:
         self.id = instance.id
         self.execution_id = instance.execution_id
         self.run = instance.run
+        self.has_parked = instance.next_seq == 0 and instance.waiting_on is not None
         self.next_seq = instance.next_seq
         self.started_at = instance.started_at or 0
         self.wake_at: int | None = instance.wake_at

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from romancy.core.clock import MICROSECONDS
 from romancy.errors import SessionLostError, StorageError
+from romancy.worker.process import is_gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +95,7 @@ async def housekeep(
     """Declare dead sessions dead and block what nobody serves, for ever, three times in a session's life."""
     while True:
         try:
-            if await storage.reap_sessions():
+            if await storage.reap_sessions(is_gone):
                 on_freed()
             due_before = clock.now() - round(grace.total_seconds() * MICROSECONDS)
             await storage.block_unserved(due_before=due_before)

@@ -8,7 +8,7 @@ import contextvars
 import queue
 import threading
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 class _Job(NamedTuple):
     work: Callable[[], object]
     context: contextvars.Context
-    future: asyncio.Future[object]
+    future: asyncio.Future[Any]
 
 
 class Threads:
@@ -45,7 +45,7 @@ class Threads:
             thread = threading.Thread(target=self._serve, name=f"romancy-activity-{len(self._threads)}", daemon=True)
             self._threads.append(thread)
             thread.start()
-        self._jobs.put(_Job(work, contextvars.copy_context(), future))  # type: ignore[arg-type] # T is an object
+        self._jobs.put(_Job(work, contextvars.copy_context(), future))
         return await future
 
     def close(self, timeout: float) -> list[str]:

@@ -188,8 +188,9 @@ class Turns:
             run.recorded = None
             turn = execution.activate(recorded.releases, stamp=recorded.stamp, is_recorded=True, guard=self._guard)
         else:
-            batch = self._batch(run, now)
             is_first = execution.turn == 0
+            # A run that had parked before its first event begins anew: its timers may precede what has arrived.
+            batch = [] if is_first and run.has_parked else self._batch(run, now)
             if not batch and not is_first and execution.closing is None:
                 self._settle(run)
                 return

@@ -77,9 +77,10 @@ class Watchdog:
             if elapsed >= self._warn_after and warned is not watch:
                 warned = watch
                 self.stack = self._stack_of(thread)
+                run = getattr(loop, "romancy_run", None)  # the turn may be over, and the run gone, by now
                 _logger.warning(
                     "instance %s has held the event loop for %.1f s in one turn; its code is at:\n%s",
-                    loop.romancy_run.instance_id,
+                    "?" if run is None else run.instance_id,
                     elapsed,
                     self.stack,
                 )

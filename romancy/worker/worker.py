@@ -15,6 +15,7 @@ from romancy.worker.activities import ActivityRunner
 from romancy.worker.build import build_of, runtime
 from romancy.worker.committer import Committer
 from romancy.worker.hot import HotSet
+from romancy.worker.process import this_process
 from romancy.worker.session import Session, housekeep
 from romancy.worker.timers import Alarms
 from romancy.worker.turns import Turns
@@ -84,6 +85,7 @@ class Worker:
             runtime=runtime(),
             host=socket.gethostname(),
             pid=os.getpid(),
+            process=this_process(),
         )
         self._session = Session(storage, info, settings.session_ttl, self._session_lost)
         self._watchdog = Watchdog(settings.warn_after, min(settings.interrupt_after, settings.session_ttl / 2))

@@ -15,7 +15,7 @@ from romancy.storage.protocol import Storage
 from .faults import OffsetClock
 
 
-_TEST_LIMIT = 25
+_TEST_LIMIT = 6
 """Seconds; below pytest's own limit, which can't tell where a coroutine waits and hangs in the fixtures."""
 
 

@@ -227,7 +227,7 @@ async def test_message_and_due_timer_in_one_batch_agree_on_replay(
             await may_commit.wait()
 
     async with make_app(
-        MeddlingStorage(shared, before=hold).storage, clock=clock, grace=timedelta(seconds=1)
+        MeddlingStorage(shared, before=hold).storage, clock=clock, session_ttl=_NEVER
     ) as app:
         await app.start(letter_or_timer(), id="one")
         await begun.wait()

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 import anyio
-from replay.harness import Message, act, log, news
 
 from romancy.replay.context import current_execution
 from romancy.workflows.channels import Channel
 from romancy.workflows.completion import as_completed
-from romancy.workflows.determinism import side_effect, uuid4
 from romancy.workflows.determinism import random as draw
+from romancy.workflows.determinism import side_effect, uuid4
+from tests.replay.scripting import Message, act, log, news, read_world
 
 orders: Channel[int] = Channel("orders", int)
 
@@ -379,7 +379,7 @@ async def fail(node: Node) -> object:
 
 @kind
 async def side(node: Node) -> object:
-    return side_effect(random.random)
+    return side_effect(read_world)
 
 
 @kind
@@ -396,8 +396,11 @@ async def later(node: Node) -> object:
     async def called(number: int) -> None:
         order.append(await act(f"later{number}"))
 
+    def spawn(number: int) -> None:
+        tasks.append(loop.create_task(called(number)))
+
     for number in range(3):
-        loop.call_later(node.delay, lambda number=number: tasks.append(loop.create_task(called(number))))
+        loop.call_later(node.delay, spawn, number)
     await asyncio.sleep(node.delay)
     await asyncio.sleep(1)
     await asyncio.gather(*tasks)
@@ -407,9 +410,10 @@ async def later(node: Node) -> object:
 @kind
 async def send(node: Node) -> object:
     try:
-        return await orders.send(node.number, to="other")
+        await orders.send(node.number, to="other")
     except LookupError:
         return "nobody"
+    return "sent"
 
 
 @kind

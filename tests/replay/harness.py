@@ -6,13 +6,11 @@ import heapq
 import random
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from romancy.core.codec import JsonCodec
 from romancy.core.commands import CancelActivity, Command, RunActivity, Send
-from romancy.core.definitions import Activity, Workflow, activity, workflow
 from romancy.core.events import (
     ActivityCompleted,
     ActivityFailed,
@@ -29,106 +27,8 @@ from romancy.core.failures import encode_failure, failure_of
 from romancy.core.records import Status
 from romancy.replay.execution import Execution, Turn
 from romancy.replay.journal import RecordedTurn, release_of
-from romancy.workflows.channels import Channel
-from romancy.workflows.determinism import now
 
-CODEC = JsonCodec()
-SECOND = 1_000_000
-T0 = 1_700_000_000 * SECOND
-
-news: Channel[Any] = Channel("news", Any)
-
-_activities: dict[str, Activity[..., Any]] = {}
-_trace: list[list[tuple[Any, ...]]] = [[]]
-"""Where `log` writes: the trace of the execution that is being driven."""
-
-
-def act(name: str, *args: Any) -> Any:
-    """Call an activity of any name, which returns what the plan says."""
-    return activity_of(name)(*args)
-
-
-def activity_of(name: str) -> Activity[..., Any]:
-    found = _activities.get(name)
-    if found is None:
-
-        async def body(*args: Any) -> Any: ...
-
-        body.__qualname__ = body.__name__ = name
-        found = _activities[name] = activity(name=name)(body)
-    return found
-
-
-def undoable(name: str, *args: Any) -> Any:
-    """Call an activity that has a compensation, ``undo_<name>``."""
-    definition = activity_of(name)
-    if definition.undo is None:
-
-        async def undo(*args: Any) -> Any: ...
-
-        undo.__qualname__ = undo.__name__ = f"undo_{name}"
-        definition.compensation(undo)
-    return definition(*args)
-
-
-def log(*what: Any) -> None:
-    """Write a line of the trace, with the time of the run."""
-    _trace[-1].append((round((now().timestamp() - T0 / SECOND) * SECOND), *what))
-
-
-def define(fn: Callable[..., Any], name: str = "flow") -> Workflow[..., Any]:
-    """Make a workflow of a function; another of the same name may exist."""
-    made = _Flows.get(fn)
-    if made is None:
-        _Flows.count += 1
-        made = _Flows.made[fn] = workflow(name=f"{name}-{_Flows.count}")(fn)
-    return made
-
-
-class _Flows:
-    made: dict[Callable[..., Any], Workflow[..., Any]] = {}
-    count = 0
-
-    @classmethod
-    def get(cls, fn: Callable[..., Any]) -> Workflow[..., Any] | None:
-        return cls.made.get(fn)
-
-
-class Outcome(NamedTuple):
-    """What an activity does: after how many seconds it ends (None: never), and how."""
-
-    after: float | None
-    value: Any = None
-    error: BaseException | None = None
-
-
-class Message(NamedTuple):
-    """A message that arrives at a time, in seconds."""
-
-    at: float
-    body: Any
-    channel: str = "news"
-
-
-Plan = Callable[[str, str], Outcome]
-"""From activity id and name to what the activity does."""
-
-
-def after(seconds: float = 1) -> Plan:
-    """Let every activity end after so many seconds with ``id!``."""
-    return lambda activity_id, name: Outcome(seconds, f"{activity_id}!")
-
-
-def varied(seed: int) -> Plan:
-    """Let activities end after 0 to 6 seconds, one in 11 with a failure; all by their id."""
-
-    def plan(activity_id: str, name: str) -> Outcome:
-        number = zlib.crc32(f"{seed}/{activity_id}".encode())
-        if number % 11 == 0:
-            return Outcome(number % 7, error=ValueError(f"{activity_id} failed"))
-        return Outcome(number % 7, f"{activity_id}={number % 1000}")
-
-    return plan
+from .scripting import CODEC, SECOND, T0, TRACES, Message, Plan, World, after, define
 
 
 class DeadlockedError(Exception):
@@ -194,20 +94,6 @@ class Shell:
             self.flow, self.input, codec=CODEC, execution_id=self.seed, instance_id="i", is_lenient=self.is_lenient
         )
 
-    def replayed(self, fn: Callable[..., Any] | None = None) -> Execution:
-        """Return a new execution that has gone through the history, perhaps with other code."""
-        flow = self.flow if fn is None else define(fn)
-        execution = Execution(
-            flow, self.input, codec=CODEC, execution_id=self.seed, instance_id="i", is_lenient=self.is_lenient
-        )
-        _trace.append([])
-        try:
-            pending = execution.replay(self.events, drained_seq=self.drained, started_at=T0)
-            assert pending is None
-            return execution
-        finally:
-            self.trace_of_replay = _trace.pop()
-
     # -- running ----------------------------------------------------------------------------------------
 
     def _arrive(self, at: float, rank: int, release: Release) -> None:
@@ -218,6 +104,7 @@ class Shell:
 
     def run(self) -> Shell:
         """Drive the run until it closes or is blocked."""
+        World.reading = 0
         turn = self._activate((), T0)
         while turn.closing is None and turn.blocked is None:
             if self._is_to_be_evicted(turn):
@@ -234,7 +121,9 @@ class Shell:
 
     def _next_batch(self) -> tuple[list[Release], int]:
         deadline = self.execution.timers.next_deadline()
-        due = [instant for instant in (deadline, self._arrivals[0][0] if self._arrivals else None) if instant is not None]
+        due = [
+            instant for instant in (deadline, self._arrivals[0][0] if self._arrivals else None) if instant is not None
+        ]
         if not due:
             raise DeadlockedError(repr(self.execution.loop.tasks))
         self.now = max(self.now, min(due))
@@ -252,11 +141,11 @@ class Shell:
         return [release for *_, release in batch], stamp
 
     def _activate(self, releases: Sequence[Release], stamp: int, *, is_recorded: bool = False) -> Turn:
-        _trace.append(self.trace)
+        TRACES.append(self.trace)
         try:
             turn = self.execution.activate(releases, stamp=stamp, is_recorded=is_recorded)
         finally:
-            _trace.pop()
+            TRACES.pop()
         self.turns.append(turn)
         self.reports += self.execution.loop.reports
         self.execution.loop.reports.clear()
@@ -320,19 +209,21 @@ class Shell:
         self.warnings += old.suspend()
         self.evictions += 1
         self.execution = self._fresh()
-        _trace.append([])
+        TRACES.append([])
         try:
             pending = self.execution.replay(self.events, drained_seq=self.drained, started_at=T0)
             if self.execution.turn == 0:  # nothing is recorded of the first turn: it is computed again
                 self.execution.activate((), stamp=T0)
         finally:
-            trace = _trace.pop()
+            trace = TRACES.pop()
         assert pending is None
         assert trace == self.trace, (trace, self.trace)
         found = {command.activity_id: command.attempt for command in self.execution.outstanding()}
         assert found == asked, (found, asked, self.events)
         assert self.execution.timers.next_deadline() == waiting
-        arrived = {item[3].inbox_seq for item in self._arrivals if isinstance(item[3], MessageReceived | CancelRequested)}
+        arrived = {
+            item[3].inbox_seq for item in self._arrivals if isinstance(item[3], MessageReceived | CancelRequested)
+        }
         for seq, release in sorted(self._unread.items()):
             if seq not in arrived and isinstance(release, MessageReceived | CancelRequested):
                 self.execution.inbox.add(release)
@@ -378,37 +269,8 @@ class Shell:
         return (self.status, self.failure.get("type"), self.failure.get("message"))
 
 
-def begin(fn: Callable[..., Any], *args: Any, **settings: Any) -> Execution:
-    """Return an execution that has not begun, to be driven by hand."""
-    flow = define(fn)
-    given = flow.signature.bind_encode(CODEC, args, {}, "input")
-    return Execution(flow, given, codec=CODEC, instance_id="i", **settings)
-
-
-def completed(activity_id: str, value: Any = None) -> ActivityCompleted:
-    """Return the release of a result."""
-    return ActivityCompleted(activity_id, CODEC.encode(value))
-
-
-def failed(activity_id: str, exc: BaseException) -> ActivityFailed:
-    """Return the release of a failure."""
-    return ActivityFailed(activity_id, encode_failure(failure_of(exc)))
-
-
-def message(body: Any, inbox_seq: int = 1, channel: str = "news") -> MessageReceived:
-    """Return the release of a message."""
-    envelope = Envelope(f"m{inbox_seq}", 0, msgspec.Raw(msgspec.json.encode(body)))
-    return MessageReceived(channel, msgspec.json.encode(envelope), inbox_seq)
-
-
-def events_of(*turns: Turn) -> list[Event]:
-    """Return what storage keeps of turns, without a closing."""
-    rows = [(turn.number, turn.stamp, *note) for turn in turns for note in turn.notes]
-    return [Event(seq, *row) for seq, row in enumerate(rows) if row[2] < EventKind.RUN_COMPLETED]
-
-
 def check(fn: Callable[..., Any], *args: Any, **settings: Any) -> Shell:
-    """Run live; check that replay, and runs that are evicted after every turn and now and then, agree; return the first."""
+    """Run live; check that a replay, and runs that are evicted at every turn or now and then, agree with it."""
     live = Shell(fn, *args, **settings).run()
     check_replay(live)
     for probability in (1.0, 0.5):
@@ -433,13 +295,13 @@ def check_replay(live: Shell) -> None:
     if live.last.blocked is not None or closing.kind == EventKind.RUN_RECURRED:
         return
     execution = live._fresh()
-    _trace.append([])
+    TRACES.append([])
     try:
         assert execution.replay(events, drained_seq=len(events), started_at=T0) is None
         if execution.turn == 0:
             execution.activate((), stamp=T0)
     finally:
-        trace = _trace.pop()
+        trace = TRACES.pop()
     assert trace == live.trace, (trace, live.trace)
     assert execution.closing is not None
     assert live.last.closing is not None

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from romancy import CodecError, now, random as draw, side_effect, uuid4, workflow_info
-
-from .harness import T0, Shell, act, begin, check, check_replay, completed, define, CODEC, log
+from romancy import CodecError, now, side_effect, uuid4, workflow_info
+from romancy import random as draw
 from romancy.replay.execution import Execution
+
+from .harness import Shell, check, check_replay
+from .scripting import CODEC, T0, act, begin, completed, define, log
 
 
 async def chances() -> list[Any]:

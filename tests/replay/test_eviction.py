@@ -1,4 +1,4 @@
-"""A parked run leaves memory in one tick, leaves nothing behind, and runs nothing that its author wrote for other occasions."""
+"""A parked run leaves memory in one tick, leaves nothing behind, and runs nothing that it must not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from romancy import SuspendSignal, as_suspend_signal, is_suspend_signal
 from romancy.core.calls import current_run
 from romancy.replay.suspend import SuspendKind
 
-from .harness import T0, Shell, act, begin, completed, events_of, log, news, undoable
+from .harness import Shell
+from .scripting import T0, act, begin, completed, events_of, log, news, undoable
 
 PARKED: dict[str, Callable[..., Any]] = {}
 ran: list[str] = []
@@ -391,11 +392,6 @@ def test_signal_of_a_timer() -> None:
 
 
 def test_signal_in_a_group_and_as_a_cause() -> None:
-    async def group() -> None:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(act("x"))
-
-    assert signal_of(group).activity_id == "1:x"
     signal = SuspendSignal(SuspendKind.TIMER)
     wrapped = ValueError("wrapped")
     wrapped.__cause__ = BaseExceptionGroup("g", [ExceptionGroup("h", [ValueError()]), signal])

@@ -12,7 +12,8 @@ import pytest
 from romancy import activity
 from romancy.errors import NotInWorkflowError
 
-from .harness import T0, Outcome, Shell, act, after, begin, check
+from .harness import Shell, check
+from .scripting import T0, Outcome, act, after, begin
 
 
 def test_ids_count_through_wait_for() -> None:
@@ -70,7 +71,7 @@ def test_ids_of_child_tasks_are_their_spawn_path() -> None:
 
 
 def test_equal_calls_are_two_operations() -> None:
-    async def flow() -> list[Any]:
+    async def flow() -> Any:
         return await asyncio.gather(act("charge", 5), act("charge", 5))
 
     shell = check(flow)

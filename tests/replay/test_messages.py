@@ -9,9 +9,10 @@ import anyio
 import pytest
 
 from romancy import Channel, InstanceClosedError, InstanceNotFoundError
-from romancy.core.events import EventKind, SendOutcome, TimerFired
+from romancy.core.events import EventKind, Release, SendOutcome, TimerFired
 
-from .harness import SECOND, T0, Message, Shell, act, begin, check, completed, events_of, log, message, news
+from .harness import Shell, check
+from .scripting import SECOND, T0, Message, act, begin, completed, events_of, log, message, news
 
 jobs: Channel[Any] = Channel("jobs", Any)
 
@@ -125,7 +126,7 @@ def test_message_and_timer_together_agree_with_replay(*, is_message_first: bool,
     execution = begin(flow)
     first = execution.activate(stamp=T0)
     ((deadline, timer_id),) = execution.timers.due(T0 + 5 * SECOND)
-    batch = [message("m"), TimerFired(timer_id)]
+    batch: list[Release] = [message("m"), TimerFired(timer_id)]
     turn = execution.activate(batch if is_message_first else batch[::-1], stamp=deadline)
     assert turn.closing is not None
     assert turn.closing.note.payload == (b'"m"' if is_message_first else b'["late","m"]')
@@ -153,7 +154,7 @@ def test_buffered_messages_come_before_the_rest_of_the_batch() -> None:
 
     execution = begin(flow)
     execution.activate(stamp=T0)
-    batch = [message("m"), completed("t1.1:open"), completed("t2.1:other", "o")]
+    batch: list[Release] = [message("m"), completed("t1.1:open"), completed("t2.1:other", "o")]
     turn = execution.activate(batch, stamp=T0)
     assert turn.closing is not None
     assert turn.closing.note.payload == b'["m","o"]'

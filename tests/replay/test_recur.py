@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from romancy import CodecError, SuspendSignal, recur, workflow
-from romancy.core.events import CancelRequested, EventKind
+from romancy.core.events import CancelRequested, EventKind, Release
 from romancy.core.records import Status
 from romancy.replay.suspend import SuspendKind
 
-from .harness import T0, Message, Outcome, Shell, act, begin, completed, log, message, news, undoable
+from .harness import Shell
+from .scripting import T0, Message, Outcome, act, begin, completed, log, message, news, undoable
 
 
 @workflow
@@ -135,7 +136,7 @@ def test_recur_carries_what_is_unread() -> None:
 
     execution = begin(flow)
     execution.activate([message("early", 1)], stamp=T0)
-    batch = [message("between", 2), completed("1:a"), message("late", 3), CancelRequested(b'"why"', 4)]
+    batch: list[Release] = [message("between", 2), completed("1:a"), message("late", 3), CancelRequested(b'"why"', 4)]
     turn = execution.activate(batch, stamp=T0)
     assert turn.closing is not None
     assert turn.consumed == ()

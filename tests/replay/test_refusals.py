@@ -16,7 +16,8 @@ import pytest
 from romancy import NondeterminismError, NotInWorkflowError, OutsideWorkflowError, as_completed, now, recur, uuid4
 from romancy import random as draw
 
-from .harness import Shell, act, news, define
+from .harness import Shell
+from .scripting import act, define, news
 
 
 def of_loop(name: str, *args: Any) -> Callable[[], Any]:
@@ -49,10 +50,11 @@ SYNC: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("name", [*ASYNC, *SYNC])
 def test_io_and_threads_are_refused(name: str) -> None:
     async def flow() -> str:
-        with pytest.raises(NotInWorkflowError, match="put it in an activity"):
-            if name in ASYNC:
+        if name in ASYNC:
+            with pytest.raises(NotInWorkflowError, match="put it in an activity"):
                 await ASYNC[name]()
-            else:
+        else:
+            with pytest.raises(NotInWorkflowError, match="put it in an activity"):
                 SYNC[name]()
         return "refused"
 

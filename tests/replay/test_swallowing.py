@@ -13,7 +13,8 @@ import pytest
 
 from romancy import is_suspend_signal, side_effect
 
-from .harness import T0, act, begin, news
+from .harness import check
+from .scripting import T0, act, begin, news
 
 FORMS: dict[str, Callable[..., Any]] = {}
 seen: list[str] = []
@@ -37,13 +38,16 @@ async def except_base_exception() -> None:
 
 @form
 async def exception_group() -> None:
+    async def grouped() -> None:
+        try:
+            await act("a")
+        except BaseException as exc:
+            raise BaseExceptionGroup("grouped", [exc]) from None
+
     try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(act("a"))
-            group.create_task(act("b"))
+        await grouped()
     except BaseExceptionGroup as exc:
-        assert is_suspend_signal(exc)
-        seen.append("swallowed")
+        seen.append("swallowed" if is_suspend_signal(exc) else "went on")
     await news.receive()
     seen.append("went on")
 
@@ -202,7 +206,5 @@ def test_run_goes_on_after_it_swallowed() -> None:
         with contextlib.suppress(Exception):
             await act("a")
         return await act("b")
-
-    from .harness import check
 
     assert check(flow).ids == ["1:a", "2:b"]

@@ -12,7 +12,8 @@ import pytest
 from romancy import now, sleep, sleep_until
 from romancy.core.events import EventKind, TimerFired
 
-from .harness import SECOND, T0, Message, act, after, begin, check, completed, log, message, news
+from .harness import check
+from .scripting import SECOND, T0, Message, act, after, begin, completed, log, message, news
 
 
 def fired(shell: Any) -> list[str]:

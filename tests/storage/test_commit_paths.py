@@ -98,7 +98,7 @@ def database(given_rows: list[dict[str, object]], number: int = 0) -> Generator[
     """Fill one of two databases, and empty it afterwards."""
     connection = connections()[number]
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute("INSERT INTO sessions VALUES (?, ?, 'b', '[]', '', '', 0, 0)", (SESSION, NOW + 1))
+    connection.execute("INSERT INTO sessions VALUES (?, ?, 'b', '[]', '', '', 0, '', 0)", (SESSION, NOW + 1))
     for key, changes in zip(KEYS, given_rows, strict=True):
         row = ROW | changes | {"key": key, "id": str(key)}
         columns, marks = ", ".join(row), ", ".join("?" * len(row))

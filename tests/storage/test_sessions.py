@@ -201,3 +201,18 @@ async def test_strays_are_freed_and_what_is_held_is_not(worker: Worker, storage:
     assert (await worker.read(foreign.id)).session == other.session
     (claim,) = await other.claim_all()
     assert claim.instance.key == stray.key
+
+
+async def test_reap_frees_what_an_ended_process_owns_before_its_session_expires(
+    storage: Storage, clock: ManualClock
+) -> None:
+    info = SessionInfo("b", [DEFINITION], process="gone")
+    dead = Worker(storage, clock, await storage.open_session(info, timedelta(days=1)), "b")
+    alive = await Worker.start(storage, clock)
+    owned = await dead.own()
+    kept = await alive.own()
+    assert await storage.reap_sessions(lambda process: process == "gone") == 1
+    assert (await alive.read(owned.id)).session is None
+    assert (await alive.read(kept.id)).session == alive.session
+    with pytest.raises(SessionLostError):
+        await storage.renew_session(dead.session, timedelta(days=1))

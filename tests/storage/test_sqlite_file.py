@@ -161,7 +161,7 @@ class TestOpen:
         connection.execute("BEGIN EXCLUSIVE")
         migrations.migrate(connection, 0)
         # More than the cache holds, so that the journal is complete before the commit.
-        connection.execute("INSERT INTO sessions VALUES (1, 0, 'b', zeroblob(100000), '', 'h', 1, 1)")
+        connection.execute("INSERT INTO sessions VALUES (1, 0, 'b', zeroblob(100000), '', 'h', 1, '', 1)")
         (tmp_path / "hot.db-journal").write_bytes((source / "hot.db-journal").read_bytes())
         connection.execute("COMMIT")
         connection.close()

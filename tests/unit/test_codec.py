@@ -163,9 +163,7 @@ def test_json_codec_gives_back_any_json(value: object) -> None:
     assert back(value, Any) == value
 
 
-@given(
-    st.builds(Order, st.integers(), st.lists(st.builds(Line, st.text())), st.none() | st.floats(-1e9, 1e9))
-)
+@given(st.builds(Order, st.integers(), st.lists(st.builds(Line, st.text())), st.none() | st.floats(-1e9, 1e9)))
 def test_json_codec_gives_back_any_dataclass(order: Order) -> None:
     assert back(order, Order) == order
 
@@ -210,9 +208,7 @@ class Raising(msgspec.Struct):
         (Page[Any](entries=[Odd()]), "Odd", "$.entries[0]"),
     ],
 )
-def test_json_codec_names_the_field_that_it_cannot_encode(
-    value: object, problem: str, path: str | None
-) -> None:
+def test_json_codec_names_the_field_that_it_cannot_encode(value: object, problem: str, path: str | None) -> None:
     with pytest.raises(CodecError) as caught:
         CODEC.encode(value)
     assert problem in str(caught.value)
@@ -286,9 +282,7 @@ def test_json_codec_lets_null_pass_beside_what_it_cannot_search() -> None:
         (b"[" * 100_000 + b"]" * 100_000, Any, "nested too deeply"),
     ],
 )
-def test_json_decoder_names_the_field_that_does_not_fit(
-    data: bytes, annotation: object, message: str
-) -> None:
+def test_json_decoder_names_the_field_that_does_not_fit(data: bytes, annotation: object, message: str) -> None:
     with pytest.raises(CodecError) as caught:
         CODEC.decoder(annotation)(data)
     assert message in str(caught.value)
@@ -359,9 +353,7 @@ def test_is_record_knows_nothing_else(cls: object) -> None:
 
 
 @pytest.mark.parametrize("version", ["2.10.6", "1.10.2"])
-def test_json_codec_refuses_a_pydantic_that_would_lose_fields(
-    monkeypatch: pytest.MonkeyPatch, version: str
-) -> None:
+def test_json_codec_refuses_a_pydantic_that_would_lose_fields(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     _check_pydantic.cache_clear()
     monkeypatch.setattr(pydantic, "VERSION", version)
     with pytest.raises(CodecError, match=rf"pydantic 2\.11 or later, and this is {version}"):

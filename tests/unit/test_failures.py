@@ -491,9 +491,7 @@ def test_encode_failure_leaves_out_what_does_not_fit() -> None:
     cause = Failure("builtins:ValueError", "x" * 1000)
     failure = Failure("builtins:KeyError", "y" * 300, args=("y" * 300,), traceback="z" * 1500, cause=cause)
     full = len(encode_failure(failure))
-    assert decode_failure(encode_failure(failure, limit=full - 1)) == msgspec.structs.replace(
-        failure, cause=None
-    )
+    assert decode_failure(encode_failure(failure, limit=full - 1)) == msgspec.structs.replace(failure, cause=None)
     assert decode_failure(encode_failure(failure, limit=2000)).args is None
     assert decode_failure(encode_failure(failure, limit=10)).type == "builtins:Exception"
 
@@ -507,9 +505,7 @@ def test_encode_failure_writes_no_defaults() -> None:
     assert encode_failure(Failure("a:B", "c")) == b'{"type":"a:B","message":"c"}'
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"1", b'{"type":1,"message":""}', b"\xff", b'{"type":"\xff","message":""}']
-)
+@pytest.mark.parametrize("data", [b"", b"1", b'{"type":1,"message":""}', b"\xff", b'{"type":"\xff","message":""}'])
 def test_decode_failure_refuses_what_is_none(data: bytes) -> None:
     with pytest.raises(CodecError, match="recorded failure"):
         decode_failure(data)

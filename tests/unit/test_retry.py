@@ -232,9 +232,7 @@ def policies(draw: st.DrawFn, jitter: st.SearchStrategy[float]) -> RetryPolicy:
     elapsed=intervals,
     random=st.floats(min_value=0, max_value=1, exclude_max=True),
 )
-def test_next_delay_is_within_bounds(
-    policy: RetryPolicy, attempt: int, elapsed: timedelta, random: float
-) -> None:
+def test_next_delay_is_within_bounds(policy: RetryPolicy, attempt: int, elapsed: timedelta, random: float) -> None:
     found = delay(policy, attempt=attempt, elapsed=elapsed, random=random)
     is_over = (policy.max_attempts is not None and attempt >= policy.max_attempts) or (
         policy.max_duration is not None and elapsed >= policy.max_duration

@@ -286,9 +286,7 @@ def order_or_refund() -> Order | Refund: ...  # type: ignore[empty-body]
         (shape, Square(2.0), Square(2.0)),
     ],
 )
-def test_encode_result_gives_what_replay_will_see(
-    fn: Callable[..., object], value: object, expected: object
-) -> None:
+def test_encode_result_gives_what_replay_will_see(fn: Callable[..., object], value: object, expected: object) -> None:
     found = result(fn, value)
     assert found == expected
     assert type(found) is type(expected)
@@ -307,9 +305,7 @@ def test_encode_result_gives_what_replay_will_see(
         (orders, [Order(1), Order("x")], "Expected `int`, got `str` - at `$[1].id`"),  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     ],
 )
-def test_encode_result_refuses_what_does_not_come_back(
-    fn: Callable[..., object], value: object, message: str
-) -> None:
+def test_encode_result_refuses_what_does_not_come_back(fn: Callable[..., object], value: object, message: str) -> None:
     with pytest.raises(CodecError) as caught:
         result(fn, value)
     assert str(caught.value).startswith("result of activity 'charge'")

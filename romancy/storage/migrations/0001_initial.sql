@@ -13,6 +13,7 @@ CREATE TABLE sessions (
   runtime TEXT NOT NULL,
   host TEXT NOT NULL,
   pid INTEGER NOT NULL,
+  process TEXT NOT NULL,
   started_at INTEGER NOT NULL
 );
 
