@@ -98,7 +98,8 @@ class Call(Coroutine[object, None, R_co], Generic[R_co]):
                 msg = f"{self!r} was made outside of the workflow that awaits it: make the call where you await it"
                 raise NotInWorkflowError(msg)
             return self._outside().__await__()
-        if run is not getattr(_get_running_loop(), "romancy_run", None):
+        running: CurrentRun | None = getattr(_get_running_loop(), "romancy_run", None)
+        if run is not running:
             msg = f"{self!r} belongs to another run: make the call where you await it"
             raise NotInWorkflowError(msg)
         return run.request(self).__await__()

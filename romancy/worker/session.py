@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from romancy.storage.protocol import Storage
 
 _logger = logging.getLogger("romancy")
+_LONGEST_PAUSE = 2.0
 
 
 class Session:
@@ -92,7 +93,7 @@ class Session:
 async def housekeep(
     storage: Storage, clock: Clock, ttl: timedelta, grace: timedelta, on_freed: Callable[[], None]
 ) -> None:
-    """Declare dead sessions dead and block what nobody serves, for ever, three times in a session's life."""
+    """Declare dead sessions dead and block what nobody serves, for ever, at least three times in a session's life."""
     while True:
         try:
             if await storage.reap_sessions(is_gone):
@@ -101,4 +102,4 @@ async def housekeep(
             await storage.block_unserved(due_before=due_before)
         except StorageError as exc:
             _logger.warning("housekeeping failed, trying again: %s", exc)
-        await asyncio.sleep(ttl.total_seconds() / 3)
+        await asyncio.sleep(min(ttl.total_seconds() / 3, _LONGEST_PAUSE))

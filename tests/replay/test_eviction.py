@@ -120,6 +120,12 @@ async def in_gather() -> None:
 
 
 @parked
+async def in_gather_of_futures() -> None:
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(loop.create_future(), asyncio.gather(loop.create_future(), loop.create_future()))
+
+
+@parked
 async def in_wait() -> None:
     await asyncio.wait({asyncio.create_task(act("a")), asyncio.create_task(act("b"))}, timeout=9)
 

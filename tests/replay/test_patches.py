@@ -54,6 +54,9 @@ def test_tasks_and_futures_of_the_run_hash_by_their_number() -> None:
         future = asyncio.get_running_loop().create_future()
         assert isinstance(task, ReplayTask)
         assert isinstance(future, ReplayFuture)
+        assert hash(task) == task.ordinal_hash
+        assert hash(future) == future.ordinal_hash
+        assert hash(asyncio.get_running_loop().create_future()) == hash(future) + 1
         found.append((hash(task), hash(future)))
 
     for number in (1, 1, 2):
