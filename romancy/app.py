@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -12,7 +13,7 @@ from romancy.core import registry
 from romancy.core.clock import SystemClock
 from romancy.core.codec import DEFAULT_PAYLOAD_LIMIT, JsonCodec
 from romancy.core.retry import RetryPolicy
-from romancy.errors import NoAppError
+from romancy.errors import NoAppError, StorageError
 from romancy.storage.sqlite import SqliteStorage
 from romancy.worker.settings import WorkerSettings
 from romancy.worker.worker import Worker
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 T = TypeVar("T")
+_logger = logging.getLogger("romancy")
 _CHANGE_TIMEOUT = timedelta(seconds=1)
 
 
@@ -189,7 +191,13 @@ class App:
         """Look again whenever another process has written, and now and then in any case."""
         while True:
             timeout = min(self._settings.poll_interval, _CHANGE_TIMEOUT)
-            if await storage.wait_for_change(timeout) and self._worker is not None:
+            try:
+                has_changed = await storage.wait_for_change(timeout)
+            except StorageError as exc:
+                _logger.warning("watching for changes failed, trying again: %s", exc)
+                await asyncio.sleep(timeout.total_seconds())
+                has_changed = True
+            if has_changed and self._worker is not None:
                 self._worker.changed()
             await client.waiters.poll()
 

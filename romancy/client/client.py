@@ -9,7 +9,7 @@ import msgspec
 
 from romancy.client.handle import Handle, InstanceInfo, info_of
 from romancy.core import registry
-from romancy.core.calls import Call, WorkflowCall
+from romancy.core.calls import Call, WorkflowCall, current_run
 from romancy.core.codec import check_size
 from romancy.core.entropy import random_bytes
 from romancy.core.failures import Failure, encode_failure
@@ -19,6 +19,7 @@ from romancy.errors import (
     InstanceClosedError,
     InstanceNotFoundError,
     InstanceRunningError,
+    NotInWorkflowError,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ class LocalWorker(Protocol):
         """Note that the session may own an instance which the worker does not know of."""
         ...
 
+    def holds(self, key: int) -> bool:
+        """Tell whether an instance is in the worker's memory, so that its end will be told."""
+        ...
+
 
 class Client:
     """Start instances, send to them, watch them. Talks to storage alone.
@@ -81,13 +86,29 @@ class Client:
             on_change: Called after a write that may give a worker of this process something to do.
             local: The worker of this process, which owns what is started here as far as it serves it.
         """
-        self.storage = storage
+        self._storage = storage
         self.waiters = waiters
         self._codec = codec
         self._clock = clock
         self._payload_limit = payload_limit
         self._on_change = on_change
         self._local = local
+
+    @property
+    def storage(self) -> Storage:
+        """The open database.
+
+        Raises:
+            NotInWorkflowError: Workflow code asks.
+        """
+        if current_run() is not None:
+            msg = "an App, Client or Handle was used in a workflow: put it in an activity (or send by channel.send())"
+            raise NotInWorkflowError(msg)
+        return self._storage
+
+    def is_told_of(self, key: int) -> bool:
+        """Tell whether this process will note the end of an instance by itself."""
+        return self._local is not None and self._local.holds(key)
 
     async def start(
         self,
@@ -212,8 +233,11 @@ class Client:
     async def terminate(self, id: str, reason: str = "") -> None:
         """End an instance now; see `Handle.terminate`."""
         failure = Failure("romancy.errors:WorkflowTerminatedError", reason or "terminated by a client")
-        await self.storage.terminate(id, encode_failure(failure))
-        await self.waiters.poll()
+        payload = encode_failure(failure)
+        await self.storage.terminate(id, payload)
+        row = await self.storage.get(id)
+        if row is not None and row.status is Status.TERMINATED:
+            self.waiters.instance_changed(row.key, row.status, payload)
         self._on_change()
 
     async def purge(self, id: str) -> None:

@@ -175,11 +175,11 @@ class Handle(Generic[R]):
         return cast("R", self._outcome(ended))
 
     async def _ended(self, *, wait_blocked: bool) -> Ended:
-        """Wait for the end. A start that this handle comes from needs no look at the database before."""
+        """Wait for the end. What this process executes needs no look at the database before."""
         key = self._key or (await self._row()).key
         waiters = self._client.waiters
         waiter = waiters.watch(key)
-        if self._key is None:
+        if self._key is None or not self._client.is_told_of(key):
             waiter.event.set()
         try:
             while True:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, assert_never
+from typing import TYPE_CHECKING, Any, NoReturn, assert_never
 
 import msgspec
 
 from romancy.core.codec import DEFAULT_PAYLOAD_LIMIT, check_size
-from romancy.core.commands import Command, RunActivity
+from romancy.core.commands import RunActivity
 from romancy.core.events import (
     ActivityCompleted,
     ActivityFailed,
@@ -23,7 +23,7 @@ from romancy.core.events import (
     Release,
     TimerFired,
 )
-from romancy.core.failures import Failure, failure_of
+from romancy.core.failures import failure_of
 from romancy.errors import NondeterminismError
 from romancy.replay import eviction
 from romancy.replay.closing import Closer, Closing
@@ -34,6 +34,7 @@ from romancy.replay.loop import ReplayLoop, TurnInterrupted
 from romancy.replay.operations import Operations, is_result
 from romancy.replay.suspend import SuspendKind, SuspendSignal
 from romancy.replay.timers import DurableTimers
+from romancy.replay.turn import RunBlocked, Turn
 
 if TYPE_CHECKING:
     import asyncio
@@ -44,40 +45,9 @@ if TYPE_CHECKING:
     from romancy.core.definitions import Workflow
     from romancy.replay.guard import Guard
 
+__all__ = ["Execution", "Turn"]
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class RunBlocked(Exception):
-    """A programming error ends a turn."""
-
-    def __init__(self, cause: BaseException) -> None:
-        super().__init__(cause)
-        self.cause = cause
-
-
-class Turn(NamedTuple):
-    """What one activation of a run asks for.
-
-    Attributes:
-        number: The turn's number in the run, from 1.
-        stamp: Its time, in epoch microseconds.
-        notes: The events to record, in their order.
-        undrained: How many of the last events, of ``notes`` or recorded before, the run has not gone on from (a
-            blocked run's results, or the recorded turn that it failed in).
-        consumed: The inbox rows that it has released.
-        commands: What it asks for, in the order of the asking.
-        closing: How the run ended, if it did; its event is the last note.
-        blocked: Why the run can't go on, if it can't; it must then leave memory.
-    """
-
-    number: int
-    stamp: int
-    notes: list[Note]
-    undrained: int
-    consumed: tuple[int, ...]
-    commands: list[Command]
-    closing: Closing | None
-    blocked: Failure | None
 
 
 class Execution:

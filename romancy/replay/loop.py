@@ -15,7 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from romancy.core.clock import MICROSECONDS
-from romancy.errors import NondeterminismError, NotInWorkflowError
+from romancy.errors import NondeterminismError
 from romancy.replay.futures import (
     OperationFuture,
     ReplayFuture,
@@ -26,6 +26,7 @@ from romancy.replay.futures import (
 from romancy.replay.ids import Scope
 from romancy.replay.locations import author_location
 from romancy.replay.patches import DELIVERY, install
+from romancy.replay.refusals import refuse_io
 from romancy.replay.suspend import SuspendSignal, is_suspend_signal
 
 if TYPE_CHECKING:
@@ -338,6 +339,7 @@ class ReplayLoop(asyncio.AbstractEventLoop):
                 self.call_exception_handler({"message": "callback failed", "exception": exc, "handle": handle})
             if self.is_interrupted:
                 raise TurnInterrupted
+        handle = None  # as asyncio does: a failure's traceback holds this frame, and would keep the task that failed
         if len(self.generators) > 32:  # noqa: PLR2004 - often enough to stay small, seldom enough to be free
             self.generators = [g for g in self.generators if g.ag_frame is not None]
 
@@ -368,58 +370,5 @@ def _is_as_completed(frame: types.FrameType) -> bool:
     )
 
 
-def _refusal(name: str) -> Callable[..., Any]:
-    def refuse(self: ReplayLoop, *_: object, **__: object) -> Any:  # noqa: ARG001 - it becomes a method
-        msg = f"loop.{name}() in a workflow: put it in an activity"
-        raise NotInWorkflowError(msg)
-
-    refuse.__name__ = name
-    return refuse
-
-
-_REFUSED = [
-    "run_forever",
-    "run_until_complete",
-    "stop",
-    "close",
-    "shutdown_asyncgens",
-    "shutdown_default_executor",
-    "run_in_executor",
-    "set_default_executor",
-    "getaddrinfo",
-    "getnameinfo",
-    "create_connection",
-    "create_server",
-    "start_tls",
-    "sendfile",
-    "create_unix_connection",
-    "create_unix_server",
-    "connect_accepted_socket",
-    "create_datagram_endpoint",
-    "connect_read_pipe",
-    "connect_write_pipe",
-    "subprocess_shell",
-    "subprocess_exec",
-    "add_reader",
-    "remove_reader",
-    "add_writer",
-    "remove_writer",
-    "sock_recv",
-    "sock_recv_into",
-    "sock_recvfrom",
-    "sock_recvfrom_into",
-    "sock_sendall",
-    "sock_sendto",
-    "sock_connect",
-    "sock_accept",
-    "sock_sendfile",
-    "add_signal_handler",
-    "remove_signal_handler",
-    "set_task_factory",
-    "set_exception_handler",
-    "call_soon_threadsafe",
-]
-for _name in _REFUSED:
-    setattr(ReplayLoop, _name, _refusal(_name))
-ReplayLoop.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+refuse_io(ReplayLoop)
 install()

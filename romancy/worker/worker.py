@@ -224,6 +224,10 @@ class Worker:
         self._has_strays = True
         self._claim_wanted.set()
 
+    def holds(self, key: int) -> bool:
+        """Tell whether an instance is in memory, so that its end will be told."""
+        return self._hot.get(key) is not None
+
     def _room(self) -> int:
         return max(self._settings.hot_limit, self._settings.max_activities) - self._hot.active
 

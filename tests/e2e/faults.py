@@ -53,7 +53,7 @@ class StorageProxy:
     async def close(self) -> None:
         """Leave the shared storage as it is."""
 
-    async def wait_for_change(self, timeout: timedelta) -> bool:  # noqa: ASYNC109 - the protocol's name
+    async def wait_for_change(self, timeout: timedelta) -> bool:
         """Pass on: how often it is called says nothing about a run."""
         return await self.inner.wait_for_change(timeout)
 
@@ -160,7 +160,7 @@ class StallingStorage(StorageProxy):
         await self._goes.wait()
         return await super().call(name, *args, **kwargs)
 
-    async def wait_for_change(self, timeout: timedelta) -> bool:  # noqa: ASYNC109 - the protocol's name
+    async def wait_for_change(self, timeout: timedelta) -> bool:
         """Likewise."""
         await self._goes.wait()
         return await super().wait_for_change(timeout)

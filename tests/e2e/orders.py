@@ -7,9 +7,9 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
-from romancy import App, Channel, RetryPolicy, activity, activity_info, workflow
+from romancy import App, Channel, RetryPolicy, WorkflowFailedError, activity, activity_info, workflow
 from romancy.client.handle import Handle
 
 from .faults import insist
@@ -17,6 +17,7 @@ from .faults import insist
 approvals = Channel("approvals", str)
 parcels = Channel("parcels", str)
 
+_VOLATILE = ("at", "retry_at", "message_id", "traceback")
 _AT_ONCE = RetryPolicy(initial_interval=timedelta(milliseconds=1), jitter=0.0)
 
 
@@ -84,7 +85,7 @@ async def sweep_ship(item: str, approval: str) -> str:
 
 
 @workflow
-async def sweep_order(item: str, is_out_of_stock: bool) -> list[object]:  # noqa: FBT001
+async def sweep_order(item: str, is_out_of_stock: bool) -> list[object]:
     reservation = await sweep_reserve(item)
     payment, label = await asyncio.gather(sweep_charge(item), sweep_label(item))
     approval = await approvals.receive()
@@ -103,17 +104,13 @@ async def sweep_depot() -> str:
 async def order_once(app: App, *, is_out_of_stock: bool) -> tuple[str, dict[str, Any]]:
     """Order something, whatever happens to the database; return the outcome and the histories."""
     depot = await insist(lambda: app.start(sweep_depot(), id="depot", on_conflict="attach"))
-    order = await insist(
-        lambda: app.start(sweep_order("tea", is_out_of_stock), id="order", on_conflict="attach")
-    )
+    order = await insist(lambda: app.start(sweep_order("tea", is_out_of_stock), id="order", on_conflict="attach"))
     await insist(lambda: app.send(approvals, "granted", to="order", message_id="approval"))
     outcome = " ".join([await _outcome(depot), await _outcome(order)])
     return outcome, {handle.id: await _events(handle) for handle in (depot, order)}
 
 
 async def _outcome(handle: Handle[Any]) -> str:
-    from romancy import WorkflowFailedError
-
     try:
         return repr(await insist(handle.result))
     except WorkflowFailedError as exc:
@@ -124,17 +121,15 @@ async def _events(handle: Handle[Any]) -> list[tuple[str, str | None, str]]:
     """Return what is recorded, without times and order: activities side by side may end in any."""
     events = await insist(handle.history)
     assert [event.seq for event in events] == list(range(len(events)))
-    return sorted(
-        (event.kind, event.activity_id or "", _without_times(event.payload or "null")) for event in events
-    )
+    return sorted((event.kind, event.activity_id or "", _without_times(event.payload or "null")) for event in events)
 
 
 def _without_times(payload: str) -> str:
-    value = json.loads(payload)
-    if isinstance(value, dict):
-        for volatile in ("at", "retry_at", "message_id"):
-            value.pop(volatile, None)
-        if isinstance(failure := value.get("failure"), dict):
-            value["failure"] = failure["message"]
-        value.pop("traceback", None)
-    return json.dumps(value, sort_keys=True)
+    value: Any = json.loads(payload)
+    if not isinstance(value, dict):
+        return payload
+    fields = cast("dict[str, Any]", value)
+    if "failure" in fields:
+        fields["failure"] = fields["failure"]["message"]
+    stable = {name: fields[name] for name in fields if name not in _VOLATILE}
+    return json.dumps(stable, sort_keys=True)

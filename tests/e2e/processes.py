@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -64,8 +64,11 @@ class Process:
 
 @asynccontextmanager
 async def running(
-    script: str, *arguments: object, flags: tuple[str, ...] = (), **environment: str
-) -> AsyncIterator[Process]:
+    script: str,
+    *arguments: object,
+    flags: tuple[str, ...] = (),
+    environment: Mapping[str, str] | None = None,
+) -> AsyncGenerator[Process]:
     """Run a script of this folder in a process of its own, which does not outlive the block."""
     paths = [str(_PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])]
     child = await asyncio.create_subprocess_exec(
@@ -75,7 +78,7 @@ async def running(
         *map(str, arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environment or {})},
     )
     process = Process(child)
     try:

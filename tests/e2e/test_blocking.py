@@ -179,8 +179,8 @@ async def test_deleted_activity_blocks_the_instance_until_it_is_back(database: s
         first = await blocking_step("first")
         await go_on.receive()
         if is_deleted:
-            definition: Activity[[str], str] = globals()["blocking_step_that_is_gone"]
-            return await definition(name)
+            gone: Activity[[str], str] = getattr(orders, name)
+            return await gone("second")
         return first
 
     definition = workflow(name="blocking_deletes")(deletes)

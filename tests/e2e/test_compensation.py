@@ -21,7 +21,7 @@ may_charge = asyncio.Event()
 
 @pytest.fixture(autouse=True)
 def fresh_world() -> None:
-    global charging, may_charge  # noqa: PLW0603 - what the definitions below look at
+    global charging, may_charge
     charging, may_charge = asyncio.Event(), asyncio.Event()
     done.clear()
 

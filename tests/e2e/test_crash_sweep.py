@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 from romancy import App, StorageError
 from romancy.storage.sqlite import SqliteStorage
-from romancy.worker import committer, session, worker
+from romancy.worker import committer, worker
 
 from . import orders
 from .faults import Fault, FaultyStorage, OffsetClock, StorageProxy
@@ -40,7 +39,7 @@ class Universe:
         self.world = World()
         self.processes: list[FaultyStorage] = []
 
-    async def __aenter__(self) -> Universe:
+    async def __aenter__(self) -> Self:
         await self.database.open()
         orders.world = self.world
         return self
@@ -89,7 +88,7 @@ class Universe:
                         ordering.cancel()
                     await asyncio.wait([ordering, dying])
                 if process.died.is_set():
-                    ordering.cancelled() or ordering.exception()
+                    await asyncio.gather(ordering, return_exceptions=True)
                     return None
                 return ordering.result()
         except StorageError:
@@ -116,7 +115,7 @@ async def test_run_ends_as_undisturbed_whichever_storage_call_fails(
                 is_out_of_stock=is_out_of_stock, fail_at=fail_at, fault=fault, is_mortal=is_mortal
             )
             first = universe.processes[0]
-            where = f"call {fail_at}: {first.calls[-1] if is_mortal else first.calls[fail_at - 1:fail_at]}"
+            where = f"call {fail_at}: {first.calls[-1] if is_mortal else first.calls[fail_at - 1 : fail_at]}"
             assert outcome == expected, where
             assert not universe.world.repeated, where
             assert set(universe.world.effects) == set(effects), where
@@ -155,3 +154,29 @@ class ForgetfulStorage(StorageProxy):
             self.has_forgotten = True
             raise StorageError("injected: the acknowledgement of a claim is lost")
         return result
+
+
+async def test_client_hears_of_ends_after_watching_for_changes_has_failed(clock: OffsetClock, hot_limit: int) -> None:
+    async with Universe(clock, hot_limit) as universe:
+        soon = timedelta(milliseconds=20)
+        async with (
+            App(StorageProxy(universe.database).storage, clock=clock, hot_limit=hot_limit, poll_interval=soon),
+            App(UnwatchableStorage(universe.database).storage, clock=clock, worker=False, poll_interval=soon) as client,
+        ):
+            handle = await client.start(orders.sweep_depot(), id="depot")
+            waiting = asyncio.create_task(handle.result(timeout=3))
+            await asyncio.sleep(0.05)
+            await client.send(orders.parcels, "tea", to="depot")
+            assert await waiting == "tea"
+
+
+class UnwatchableStorage(StorageProxy):
+    """Fail to watch for changes, once."""
+
+    has_failed = False
+
+    async def wait_for_change(self, timeout: timedelta) -> bool:
+        if not self.has_failed:
+            self.has_failed = True
+            raise StorageError("injected: watching fails")
+        return await super().wait_for_change(timeout)

@@ -18,7 +18,6 @@ from romancy import (
     InstanceClosedError,
     InstanceNotFoundError,
     NoAppError,
-    NotInWorkflowError,
     OutsideWorkflowError,
     WorkflowBlockedError,
     WorkflowCancelledError,
@@ -118,9 +117,9 @@ async def handle_shields() -> None:
 @workflow
 async def handle_counts_down(left: int, seen: list[str]) -> list[str]:
     seen = [*seen, await handle_act(f"run {workflow_info().run}")]
-    if not left:
-        return seen
-    recur(handle_counts_down(left - 1, seen[-2:]))
+    if left:
+        recur(handle_counts_down(left - 1, seen[-2:]))
+    return seen
 
 
 @workflow
@@ -207,24 +206,20 @@ async def test_result_with_a_timeout_leaves_the_instance_alone(make_app: MakeApp
 
 async def test_unknown_and_closed_instances_are_refused(make_app: MakeApp) -> None:
     async with make_app() as app:
-        for ask in (
-            lambda: app.get("none"),
-            lambda: app.send(letters, "letter", to="none"),
-            lambda: app.cancel("none"),
-            lambda: app.terminate("none"),
-            lambda: app.purge("none"),
+        for unknown in (
+            app.get("none"),
+            app.send(letters, "letter", to="none"),
+            app.cancel("none"),
+            app.terminate("none"),
+            app.purge("none"),
         ):
             with pytest.raises(InstanceNotFoundError, match="none"):
-                await ask()
+                await unknown
         handle = await app.start(handle_receipt("tea"), id="one")
         await handle.result()
-        for refuse in (
-            lambda: handle.send(letters, "letter"),
-            handle.cancel,
-            handle.terminate,
-        ):
+        for refused in (handle.send(letters, "letter"), handle.cancel(), handle.terminate()):
             with pytest.raises(InstanceClosedError, match="one"):
-                await refuse()
+                await refused
         with pytest.raises(InstanceAlreadyExistsError, match="one"):
             await app.start(handle_receipt("tea"), id="one")
         await app.purge("one")
@@ -399,10 +394,10 @@ async def test_two_apps_on_one_database_share_the_work(database: str, make_app: 
 
 
 async def test_start_in_a_workflow_is_refused(make_app: MakeApp) -> None:
-    async with make_app() as app:
+    async def starts() -> None:
+        await app.start(handle_waits())
 
-        async def starts() -> None:
-            await app.start(handle_waits())
-
-        with pytest.raises((WorkflowBlockedError, NotInWorkflowError)):
-            await app.run(workflow(name="handle_starts")(starts)())
+    definition = workflow(name="handle_starts")(starts)
+    async with make_app(workflows=[definition]) as app:
+        with pytest.raises(WorkflowBlockedError, match="put it in an activity"):
+            await app.run(definition())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import datetime
 
 import pytest
 
 import romancy
 from romancy import Channel, activity, activity_info, workflow
+from romancy.core.definitions import Workflow
 
 from .conftest import MakeApp
 
@@ -100,7 +100,7 @@ async def replay_queue() -> list[str]:
 
 
 @workflow
-async def charge_twice() -> list[int]:
+async def charge_twice() -> tuple[int, int]:
     return await asyncio.gather(replay_charge(5), replay_charge(5))
 
 
@@ -146,12 +146,10 @@ async def ending_in_order(*names: str) -> None:
     ids=["gather", "as_completed", "wait", "queue"],
 )
 async def test_replay_sees_what_was_seen_live(
-    database: str, make_app: MakeApp, work: object, order: list[str], expected: list[str]
+    database: str, make_app: MakeApp, work: Workflow[[], list[str]], order: list[str], expected: list[str]
 ) -> None:
-    chosen = {each.name: each for each in (replay_branches, replay_as_completed, replay_first_completed, replay_queue)}
-    definition = chosen[getattr(work, "name")]
     async with make_app(database) as app:
-        await app.start(definition(), id="one")
+        await app.start(work(), id="one")
         await ending_in_order(*order)
     async with make_app(database) as app:
         await app.send(go_on, "now", to="one")
@@ -162,7 +160,7 @@ async def test_replay_sees_what_was_seen_live(
 
 async def test_gathered_equal_calls_are_two_operations(make_app: MakeApp) -> None:
     async with make_app() as app:
-        assert await app.run(charge_twice()) == [5, 5]
+        assert await app.run(charge_twice()) == (5, 5)
     assert len(bodies) == 2
     assert len(set(bodies)) == 2
 
@@ -185,7 +183,7 @@ async def test_chance_and_time_are_the_same_on_replay_and_differ_between_starts(
                 await app.start(chance(), id=id, on_conflict="attach")
             await asyncio.sleep(0.02)
     async with make_app(database) as app:
-        found = []
+        found: list[list[str]] = []
         for id in ("one", "other"):
             await app.send(go_on, "now", to=id)
             found.append(await (await app.get(id)).result())

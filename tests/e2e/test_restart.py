@@ -32,7 +32,7 @@ may_end = asyncio.Event()
 
 @pytest.fixture(autouse=True)
 def fresh_world() -> None:
-    global begun, may_end  # noqa: PLW0603 - what the definitions below look at
+    global begun, may_end
     begun, may_end = asyncio.Event(), asyncio.Event()
     keys.clear()
 
@@ -104,7 +104,10 @@ async def test_late_result_message_and_cancel_do_not_reach_the_successor(
     shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp, way: str
 ) -> None:
     stalling = StallingStorage(shared)
-    async with make_app(stalling.storage, clock=clock) as stale, make_app(StorageProxy(shared).storage, clock=clock) as app:
+    async with (
+        make_app(stalling.storage, clock=clock) as stale,
+        make_app(StorageProxy(shared).storage, clock=clock) as app,
+    ):
         first = await stale.start(restart_slowly("first"), id="one")
         await begun.wait()
         # Unread when the predecessor ends: a message and a cancel.

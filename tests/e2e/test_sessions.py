@@ -30,7 +30,7 @@ may_end = asyncio.Event()
 
 @pytest.fixture(autouse=True)
 def fresh_world() -> None:
-    global begun, may_end  # noqa: PLW0603 - what the definitions below look at
+    global begun, may_end
     begun, may_end = asyncio.Event(), asyncio.Event()
     starts.clear()
 
@@ -141,5 +141,3 @@ async def test_session_of_a_stopped_process_leaves_nothing_when_it_goes_on(
             assert await (await client.get("one")).history() == history
         process.signal(signal.SIGTERM)
         assert await process.end() == 0, process.errors
-
-

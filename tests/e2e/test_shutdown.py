@@ -28,7 +28,7 @@ may_end = asyncio.Event()
 
 @pytest.fixture(autouse=True)
 def fresh_world() -> None:
-    global begun, may_end  # noqa: PLW0603 - what the definitions below look at
+    global begun, may_end
     begun, may_end = asyncio.Event(), asyncio.Event()
     bodies.clear()
 
@@ -144,11 +144,15 @@ async def test_leaving_the_block_by_an_exception_leaves_nothing_either(
 ) -> None:
     threads, tasks = set(threading.enumerate()), asyncio.all_tasks()
     may_end.set()
-    with pytest.raises(ZeroDivisionError):
+
+    async def fail() -> None:
         async with make_app(database) as app:
             await app.start(shutdown_wait())
             await app.start(shutdown_work("tea"))
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
     assert asyncio.all_tasks() == tasks
     assert set(threading.enumerate()) == threads
     assert owned(tmp_path / "test.db") == (0, 0)

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from romancy import WorkflowBlockedError, activity, workflow
+from romancy.core.definitions import Workflow
 
 from .conftest import MakeApp
 
@@ -75,18 +76,16 @@ async def does_its_work(n: int) -> int:
     return n
 
 
-SPINNERS = [spins_on_a_flag, spins_hard, spins_beside_a_wait]
+SPINNERS: list[Workflow[[], str]] = [spins_on_a_flag, spins_hard, spins_beside_a_wait]
 
 
 @pytest.mark.parametrize("spinner", SPINNERS, ids=lambda spinner: spinner.name)
 async def test_spinning_workflow_is_blocked_with_its_stack_and_no_other(
-    make_app: MakeApp, spinner: object
+    make_app: MakeApp, spinner: Workflow[[], str]
 ) -> None:
-    assert spinner in SPINNERS
-    chosen = SPINNERS[SPINNERS.index(spinner)]
     async with make_app(session_ttl=_SHORT) as app:
         before = [await app.start(does_its_work(n), id=f"before-{n}") for n in range(3)]
-        bad = await app.start(chosen(), id="bad")
+        bad = await app.start(spinner(), id="bad")
         after = [await app.start(does_its_work(n), id=f"after-{n}") for n in range(3, 6)]
         with pytest.raises(WorkflowBlockedError) as caught:
             await bad.result()
@@ -94,7 +93,7 @@ async def test_spinning_workflow_is_blocked_with_its_stack_and_no_other(
         may_end.set()
         assert [await handle.result() for handle in before + after] == list(range(6))
         assert {bodies[f"work {n}"] for n in range(6)} == {1}
-        assert chosen.name in caught.value.stack
+        assert spinner.name in caught.value.stack
         assert "test_spinning.py" in caught.value.stack
         assert "\n" not in caught.value.reason
         assert "bad" in str(caught.value)
@@ -106,17 +105,16 @@ async def test_spinning_workflow_is_blocked_with_its_stack_and_no_other(
 
 @pytest.mark.parametrize("spinner", SPINNERS, ids=lambda spinner: spinner.name)
 async def test_spinning_workflow_goes_on_under_another_build(
-    make_app: MakeApp, database: str, spinner: object
+    make_app: MakeApp, database: str, spinner: Workflow[[], str]
 ) -> None:
     global is_mended  # noqa: PLW0603
-    chosen = SPINNERS[SPINNERS.index(spinner)]
     async with make_app(database, session_ttl=_SHORT, build="bad") as app:
         with pytest.raises(WorkflowBlockedError):
-            await app.run(chosen(), id="bad")
+            await app.run(spinner(), id="bad")
     is_mended = True
     async with make_app(database, build="bad") as app:
         with pytest.raises(WorkflowBlockedError):
-            await app.run(chosen(), id="bad")
+            await app.run(spinner(), id="bad")
     async with make_app(database, build="good") as app:
         handle = await app.get("bad")
         assert await handle.result(wait_blocked=True) == "mended"

@@ -151,14 +151,15 @@ async def iterates_and_breaks() -> str:
             unwound["closed"] += 1
             assert inner is not None
 
-    letter = ""
+    found: list[str] = []
     async for letter in arriving():
+        found.append(letter)
         break
     async with aclosing(arriving()) as others:
         async for _ in others:
             break
     assert witness is not None
-    return letter
+    return found[0]
 
 
 @workflow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
@@ -31,7 +30,7 @@ begun = asyncio.Event()
 
 @pytest.fixture(autouse=True)
 def fresh_world() -> None:
-    global begun, may_end  # noqa: PLW0603 - what the definitions below look at
+    global begun, may_end
     begun, may_end = asyncio.Event(), asyncio.Event()
 
 
@@ -112,59 +111,41 @@ def post(to: str, body: str, message_id: str) -> Post:
 
 
 async def test_message_posted_during_a_commit_wakes_the_run(shared: SqliteStorage, hot_limit: int) -> None:
-    """Post right before, right after and during the commit that parks a run, a thousand times."""
-    chance = random.Random(hot_limit)
-    waiting = {f"{n}" for n in range(INTERLEAVINGS)}
-    ids: dict[int, str] = {}
-    posts: list[asyncio.Task[PostResult]] = []
-    ways = {"before": 0, "during": 0, "after": 0}
+    """Post right before, beside, or right after the very commit that parks a run, a thousand times."""
+    waiting: dict[int, int] = {}
+    posting: list[asyncio.Task[PostResult]] = []
 
-    async def strike(entries: Sequence[Entry], way: str, share: float) -> None:
-        for entry in entries:
-            id = ids.get(entry.key)
-            if id not in waiting or not (entry.wake_at is None and not entry.status.is_closed):
-                continue
-            if chance.random() > share:
-                continue
-            waiting.discard(id)
-            ways[way] += 1
-            posting = asyncio.create_task(shared.post(post(id, f"to {id}", f"only {id}")))
-            posts.append(posting)
-            if way != "during":
-                await posting
+    def strike(entries: Sequence[Entry], way: int) -> list[asyncio.Task[PostResult]]:
+        parking = [entry.key for entry in entries if entry.wake_at is None and not entry.status.is_closed]
+        struck = [waiting.pop(key) for key in parking if key in waiting and waiting[key] % 3 == way]
+        posts = [asyncio.create_task(shared.post(post(f"{n}", f"to {n}", "only"))) for n in struck]
+        posting.extend(posts)
+        return posts
 
     async def before(entries: Sequence[Entry]) -> None:
-        await strike(entries, "before", 1 / 3)
-        await strike(entries, "during", 1 / 2)
+        await asyncio.gather(*strike(entries, 0))
+        strike(entries, 1)
 
     async def after(entries: Sequence[Entry]) -> None:
-        await strike(entries, "after", 1.0)
+        await asyncio.gather(*strike(entries, 2))
 
-    meddling = MeddlingStorage(shared, before=before, after=after)
-    async with App(
-        meddling.storage,
-        workflows=[work_then_wait],
-        hot_limit=hot_limit,
-        poll_interval=timedelta(milliseconds=50),
-    ) as app:
-        handles = []
-        for n in range(INTERLEAVINGS):
-            handle = await app.start(work_then_wait(), id=f"{n}")
-            handles.append(handle)
+    async with App(StorageProxy(shared).storage, worker=False) as client:
+        handles = [await client.start(work_then_wait(), id=f"{n}") for n in range(INTERLEAVINGS)]
+        for handle in handles:
             row = await shared.get(handle.id)
             assert row is not None
-            ids[row.key] = handle.id
-        # Those that had parked before their key was known here are sent to now.
-        for id in sorted(waiting):
-            row = await shared.get(id)
-            assert row is not None
-            if row.wake_at is None and id in waiting:
-                waiting.discard(id)
-                await shared.post(post(id, f"to {id}", f"only {id}"))
-        results = await asyncio.gather(*(handle.result() for handle in handles))
+            waiting[row.key] = int(handle.id)
+        async with App(
+            MeddlingStorage(shared, before=before, after=after).storage,
+            workflows=[work_then_wait],
+            hot_limit=hot_limit,
+            poll_interval=timedelta(milliseconds=50),
+        ) as app:
+            ends = [await app.get(handle.id) for handle in handles]
+            results = await asyncio.gather(*(handle.result() for handle in ends))
     assert results == [f"to {n}" for n in range(INTERLEAVINGS)]
-    assert sum(ways.values()) + len(waiting) <= INTERLEAVINGS
-    assert min(ways.values()) > INTERLEAVINGS / 10, ways
+    assert not waiting
+    assert [task.result() for task in posting] == [PostResult.POSTED] * INTERLEAVINGS
 
 
 async def test_message_posted_during_a_commit_needs_no_polling(shared: SqliteStorage, hot_limit: int) -> None:
@@ -179,15 +160,11 @@ async def test_message_posted_during_a_commit_needs_no_polling(shared: SqliteSto
                 await shared.post(post("one", f"{received}", f"{received}"))
 
     meddling = MeddlingStorage(shared, before=before)
-    async with App(
-        meddling.storage, workflows=[wait_for_letters], hot_limit=hot_limit, poll_interval=_NEVER
-    ) as app:
+    async with App(meddling.storage, workflows=[wait_for_letters], hot_limit=hot_limit, poll_interval=_NEVER) as app:
         assert await app.run(wait_for_letters(100), id="one") == [f"{n}" for n in range(100)]
 
 
-async def test_message_of_another_process_wakes_a_waiting_run_quickly(
-    database: str, hot_limit: int
-) -> None:
+async def test_message_of_another_process_wakes_a_waiting_run_quickly(database: str, hot_limit: int) -> None:
     async with (
         App(database, workflows=[wait_for_letters], hot_limit=hot_limit, poll_interval=_NEVER) as app,
         App(database, worker=False) as other,
@@ -226,9 +203,7 @@ async def test_message_and_due_timer_in_one_batch_agree_on_replay(
             is_held.set()
             await may_commit.wait()
 
-    async with make_app(
-        MeddlingStorage(shared, before=hold).storage, clock=clock, session_ttl=_NEVER
-    ) as app:
+    async with make_app(MeddlingStorage(shared, before=hold).storage, clock=clock, session_ttl=_NEVER) as app:
         await app.start(letter_or_timer(), id="one")
         await begun.wait()
         row = await shared.get("one")

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from romancy import WorkflowBlockedError, activity, activity_info, workflow
+from romancy.core.definitions import Workflow
 from romancy.storage.sqlite import SqliteStorage
 
 from .conftest import MakeApp
@@ -23,7 +24,7 @@ may_end = asyncio.Event()
 
 @pytest.fixture(autouse=True)
 def fresh_world() -> None:
-    global begun, may_end  # noqa: PLW0603 - what the definitions below look at
+    global begun, may_end
     begun, may_end = asyncio.Event(), asyncio.Event()
     keys.clear()
 
@@ -58,12 +59,11 @@ async def death_beside_a_timer() -> int:
 
 @pytest.mark.parametrize("work", [death_alone, death_beside_a_timer], ids=lambda work: work.name)
 async def test_instance_of_a_worker_that_died_in_a_body_is_finished_by_the_next(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp, work: object
+    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp, work: Workflow[[], int]
 ) -> None:
-    chosen = death_alone if work is death_alone else death_beside_a_timer
     process = FaultyStorage(shared)
     async with make_app(process.storage, clock=clock, grace=timedelta(0)) as app:
-        await app.start(chosen(), id="one")
+        await app.start(work(), id="one")
         await begun.wait()
         process.died.set()
     row = await shared.get("one")

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 
 from romancy import App, Channel, RetryPolicy, activity, workflow
@@ -58,7 +59,7 @@ async def serve_failing() -> str:
 
 
 @workflow
-async def serve_all(hangs: bool) -> list[str]:  # noqa: FBT001
+async def serve_all(hangs: bool) -> list[str]:
     done = await asyncio.gather(serve_quick(), serve_threaded(), *([serve_endless()] if hangs else []))
     return [*done, await orders.receive()]
 
@@ -76,7 +77,7 @@ async def serve_timer() -> str:
 
 @workflow
 async def serve_generator() -> None:
-    async def ticks() -> object:
+    async def ticks() -> AsyncGenerator[int, None]:
         try:
             while True:
                 await asyncio.sleep(3600)
@@ -84,7 +85,7 @@ async def serve_generator() -> None:
         finally:
             await asyncio.sleep(1)
 
-    async for _ in ticks():  # type: ignore[attr-defined]
+    async for _ in ticks():
         break
 
 
@@ -93,7 +94,7 @@ async def serve_back_off() -> str:
     return await serve_failing()
 
 
-async def main(database: str, hot_limit: int, hangs: bool) -> None:  # noqa: FBT001
+async def main(database: str, hot_limit: int, hangs: bool) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     threads = set(threading.enumerate())

@@ -30,9 +30,7 @@ async def wait_for_gate(what: str) -> str:
 async def main(database: str, hot_limit: int) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with App(
-        database, workflows=[wait_for_gate], hot_limit=hot_limit, session_ttl=timedelta(seconds=1)
-    ) as app:
+    async with App(database, workflows=[wait_for_gate], hot_limit=hot_limit, session_ttl=timedelta(seconds=1)) as app:
         await app.start(wait_for_gate("one"), id="one")
         await stop.wait()
 
