@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from romancy.client.waiting import Waiters
     from romancy.core.clock import Clock
     from romancy.core.codec import Codec
-    from romancy.core.records import Instance
+    from romancy.core.records import Creation, Instance
     from romancy.storage.protocol import Storage
     from romancy.workflows.channels import Channel
 
@@ -41,16 +41,12 @@ T = TypeVar("T")
 class LocalWorker(Protocol):
     """The worker of this process, as far as starting an instance concerns it."""
 
-    def owner_for(self, workflow: str, version: str) -> int | None:
-        """Return the session that may own a new instance from its creation on; None: it is to be claimed."""
+    def begin_start(self, execution_id: int, workflow: str, version: str) -> int | None:
+        """Return the session that is to own a new instance from its creation on; None: it is to be claimed."""
         ...
 
-    def adopt(self, instance: Instance) -> None:
-        """Take in an instance that was created as owned by the worker's session."""
-        ...
-
-    def lost_sight(self) -> None:
-        """Note that the session may own an instance which the worker does not know of."""
+    def end_start(self, execution_id: int, created: Instance | None, *, is_lost: bool = False) -> None:
+        """Take in an instance that was created as owned; or note that it may have been (``is_lost``)."""
         ...
 
     def holds(self, key: int) -> bool:
@@ -147,7 +143,6 @@ class Client:
         payload = definition.signature.bind_encode(self._codec, call.args, call.kwargs, subject)
         check_size(payload, self._payload_limit, subject)
         call.close()
-        local = self._local
         new = NewInstance(
             id=chosen,
             execution_id=int.from_bytes(random_bytes(8), "big") >> 2,
@@ -155,20 +150,29 @@ class Client:
             version=definition.version,
             input=payload,
             wake_at=self._clock.now(),
-            session=local.owner_for(definition.name, definition.version) if local is not None else None,
         )
-        try:
-            created = await self.storage.create(new, on_conflict)
-        except BaseException as exc:
-            if local is not None and not isinstance(exc, InstanceAlreadyExistsError | InstanceRunningError):
-                local.lost_sight()
-            raise
-        if local is not None and created.is_new and created.instance.session is not None:
-            local.adopt(created.instance)
-        else:
-            self._on_change()
+        created = await self._create(new, on_conflict)
         key = created.instance.key if created.is_new else None
         return Handle(self, chosen, self._decoder(definition.name, definition.version), key=key)
+
+    async def _create(self, new: NewInstance, on_conflict: Literal["raise", "attach", "restart"]) -> Creation:
+        """Create an instance, owned by this process's worker from the beginning if it serves the workflow."""
+        local = self._local
+        session = None if local is None else local.begin_start(new.execution_id, new.workflow, new.version)
+        if local is None or session is None:
+            created = await self.storage.create(new, on_conflict)
+            self._on_change()
+            return created
+        try:
+            created = await self.storage.create(msgspec.structs.replace(new, session=session), on_conflict)
+        except (InstanceAlreadyExistsError, InstanceRunningError):
+            local.end_start(new.execution_id, None)
+            raise
+        except BaseException:
+            local.end_start(new.execution_id, None, is_lost=True)
+            raise
+        local.end_start(new.execution_id, created.instance if created.is_new else None)
+        return created
 
     async def run(self, call: Call[R], *, id: str | None = None, timeout: timedelta | float | None = None) -> R:
         """Start an instance and wait for its result; see `start` and `Handle.result`.

@@ -65,12 +65,13 @@ class Storage(Protocol):
         """End the session and free what it owns, claimable at once where it was due. Nothing if it is gone."""
         ...
 
-    async def free_strays(self, session: int, held: Sequence[int]) -> int:
+    async def free_strays(self, session: int, held: Sequence[int], starting: Sequence[int] = ()) -> int:
         """Free what a session owns without knowing: what a claim or start took whose acknowledgement was lost.
 
         Args:
             session: The asking worker's session.
             held: The keys of the instances that it knows of.
+            starting: The execution ids of those that it is about to know of: their creation is under way.
 
         Returns:
             How many instances were freed.

@@ -155,13 +155,15 @@ class SqliteStorage:
         """End the session and free what it owns, claimable at once where it was due. Safe to call twice."""
         await self._writer.write(lambda c: sqlite_sessions.close_session(c, session, self._clock.now()))
 
-    async def free_strays(self, session: int, held: Sequence[int]) -> int:
+    async def free_strays(self, session: int, held: Sequence[int], starting: Sequence[int] = ()) -> int:
         """Free what a session owns without knowing, claimable at once where it was due.
 
         Returns:
             How many instances were freed.
         """
-        return await self._writer.write(lambda c: sqlite_sessions.free_strays(c, session, held, self._clock.now()))
+        return await self._writer.write(
+            lambda c: sqlite_sessions.free_strays(c, session, held, starting, self._clock.now())
+        )
 
     async def reap_sessions(self, is_gone: Callable[[str], bool] = _nobody) -> int:
         """Declare expired sessions dead, the caller's own too, and those of ended processes; free what they own.

@@ -47,9 +47,12 @@ def close_session(connection: sqlite3.Connection, session: int, now: int) -> Non
     connection.execute(sessions.DELETE, (session,))
 
 
-def free_strays(connection: sqlite3.Connection, session: int, held: Sequence[int], now: int) -> int:
+def free_strays(
+    connection: sqlite3.Connection, session: int, held: Sequence[int], starting: Sequence[int], now: int
+) -> int:
     """Free what a session owns beyond what it holds, within a transaction; return how many were freed."""
-    return connection.execute(instances.FREE_STRAYS, (now, now, session, json.dumps(list(held)))).rowcount
+    values = (now, now, session, json.dumps(list(held)), json.dumps(list(starting)))
+    return connection.execute(instances.FREE_STRAYS, values).rowcount
 
 
 def reap_sessions(connection: sqlite3.Connection, now: int, is_gone: Callable[[str], bool]) -> int:

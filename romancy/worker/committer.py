@@ -90,6 +90,9 @@ class Committer:
                 raise
             except StorageError as exc:
                 _logger.warning("commit of %d entries failed, trying again in %.2f s: %s", len(entries), pause, exc)
+            except Exception:
+                # An entry without an answer would leave its run stuck: better to be heard of again and again.
+                _logger.exception("commit of %d entries failed inside the storage, trying again", len(entries))
             if self.session != session:
                 return None
             await asyncio.sleep(pause)

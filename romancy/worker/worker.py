@@ -115,6 +115,7 @@ class Worker:
         self._mail_wanted = asyncio.Event()
         self._next_due: int | None = None
         self._has_strays = False
+        self._starting: set[int] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -208,21 +209,30 @@ class Worker:
 
     # -- what this process starts itself ----------------------------------------------------------------
 
-    def owner_for(self, workflow: str, version: str) -> int | None:
-        """Return the session that may own a new instance from its creation on; None: it is to be claimed."""
-        if self._turns.is_draining or (workflow, version) not in self._definitions or self._room() <= 0:
+    def begin_start(self, execution_id: int, workflow: str, version: str) -> int | None:
+        """Return the session that is to own a new instance from its creation on; None: it is to be claimed.
+
+        `end_start` must follow where it is not None.
+        """
+        session = self._session.id
+        if session is None or self._turns.is_draining or (workflow, version) not in self._definitions:
             return None
-        return self._session.id
+        if self._room() <= 0:
+            return None
+        self._starting.add(execution_id)
+        return session
 
-    def adopt(self, instance: Instance) -> None:
-        """Take in an instance that was created as owned by this worker's session."""
-        if instance.session == self._session.id and not self._turns.is_draining:
-            self._turns.adopt(Claim(instance, [], []))
-
-    def lost_sight(self) -> None:
-        """Note that the session may own an instance which the worker does not know of."""
-        self._has_strays = True
-        self._claim_wanted.set()
+    def end_start(self, execution_id: int, created: Instance | None, *, is_lost: bool = False) -> None:
+        """Take in an instance that was created as owned; or note that it may have been (``is_lost``)."""
+        self._starting.discard(execution_id)
+        if is_lost:
+            self._has_strays = True
+            self._claim_wanted.set()
+        elif created is not None and created.session is not None:
+            if created.session == self._session.id and not self._turns.is_draining:
+                self._turns.adopt(Claim(created, [], []))
+        else:
+            self._claim_wanted.set()
 
     def holds(self, key: int) -> bool:
         """Tell whether an instance is in memory, so that its end will be told."""
@@ -247,7 +257,7 @@ class Worker:
                 try:
                     if self._has_strays:
                         self._has_strays = False
-                        await self._storage.free_strays(session, [run.key for run in self._hot])
+                        await self._storage.free_strays(session, [run.key for run in self._hot], list(self._starting))
                     found = await self._storage.claim(
                         session, list(self._definitions), self._build, limit=min(room, _CLAIM_LIMIT)
                     )

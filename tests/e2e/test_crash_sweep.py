@@ -9,6 +9,7 @@ from typing import Any, Self
 import pytest
 
 from romancy import App, StorageError
+from romancy.storage.protocol import Storage
 from romancy.storage.sqlite import SqliteStorage
 from romancy.worker import committer, worker
 
@@ -180,3 +181,40 @@ class UnwatchableStorage(StorageProxy):
             self.has_failed = True
             raise StorageError("injected: watching fails")
         return await super().wait_for_change(timeout)
+
+
+@pytest.mark.parametrize("call", ["claim", "commit", "mail", "renew_session", "reap_sessions"])
+async def test_worker_survives_an_error_that_no_storage_should_raise(
+    clock: OffsetClock, hot_limit: int, call: str
+) -> None:
+    async with Universe(clock, hot_limit) as universe:
+        broken = BrokenStorage(universe.database, call)
+        ttl = timedelta(seconds=1) if call == "renew_session" else timedelta(seconds=10)
+        async with App(
+            broken.storage,
+            workflows=[orders.sweep_order, orders.sweep_depot],
+            clock=clock,
+            hot_limit=hot_limit,
+            session_ttl=ttl,
+            poll_interval=timedelta(milliseconds=20),
+        ) as app:
+            if call == "renew_session":
+                await asyncio.wait_for(broken.is_broken.wait(), 5)
+            outcome, _ = await asyncio.wait_for(order_once(app, is_out_of_stock=False), 5)
+    assert broken.is_broken.is_set()
+    assert outcome.startswith("'tea label of tea' ['reservation of tea'")
+
+
+class BrokenStorage(StorageProxy):
+    """Raise something unexpected, once."""
+
+    def __init__(self, inner: Storage, name: str) -> None:
+        super().__init__(inner)
+        self._name = name
+        self.is_broken = asyncio.Event()
+
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == self._name and not self.is_broken.is_set():
+            self.is_broken.set()
+            raise KeyError("injected: a bug")
+        return await super().call(name, *args, **kwargs)

@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 
 import romancy
-from romancy import Channel, activity, activity_info, workflow
+from romancy import Channel, Handle, activity, activity_info, workflow
 from romancy.core.definitions import Workflow
 
 from .conftest import MakeApp
@@ -128,11 +128,12 @@ def draw() -> str:
     return f"draw {draws['drawn']}"
 
 
-async def ending_in_order(*names: str) -> None:
+async def ending_in_order(handle: Handle[list[str]], names: list[str]) -> None:
     """Let bodies end one after the other, each when the one before has been recorded."""
-    for name in names:
+    for count, name in enumerate(names, 1):
         gate(name).set()
-        await asyncio.sleep(0.01)
+        while len(await handle.history()) < count:
+            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize(
@@ -149,8 +150,7 @@ async def test_replay_sees_what_was_seen_live(
     database: str, make_app: MakeApp, work: Workflow[[], list[str]], order: list[str], expected: list[str]
 ) -> None:
     async with make_app(database) as app:
-        await app.start(work(), id="one")
-        await ending_in_order(*order)
+        await ending_in_order(await app.start(work(), id="one"), order)
     async with make_app(database) as app:
         await app.send(go_on, "now", to="one")
         found = await (await app.get("one")).result()

@@ -193,10 +193,11 @@ async def test_time_to_live_is_exact(storage: Storage, clock: ManualClock) -> No
 
 
 async def test_strays_are_freed_and_what_is_held_is_not(worker: Worker, storage: Storage, clock: ManualClock) -> None:
-    held, stray = await worker.own(), await worker.own()
+    held, stray, starting = await worker.own(), await worker.own(), await worker.create(session=worker.session)
     other = await Worker.start(storage, clock)
     foreign = await other.own()
-    assert await storage.free_strays(worker.session, [held.key]) == 1
+    assert await storage.free_strays(worker.session, [held.key], [starting.execution_id]) == 1
+    assert (await worker.read(starting.id)).session == worker.session
     assert (await worker.read(held.id)).session == worker.session
     assert (await worker.read(foreign.id)).session == other.session
     (claim,) = await other.claim_all()

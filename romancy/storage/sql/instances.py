@@ -173,7 +173,9 @@ TAKE = (
 
 FREE = f"UPDATE instances SET session = NULL, wake_at = {_WAKE_WHEN_FREED} WHERE session = ?"
 
-FREE_STRAYS = f"{FREE} AND key NOT IN (SELECT value FROM json_each(?))"
+FREE_STRAYS = (
+    f"{FREE} AND key NOT IN (SELECT value FROM json_each(?)) AND execution_id NOT IN (SELECT value FROM json_each(?))"
+)
 
 FREE_AND_COUNT = (
     f"UPDATE instances SET session = NULL, wake_at = {_WAKE_WHEN_FREED},"
