@@ -18,6 +18,7 @@ from romancy import (
     NonRetryableError,
     RetryAfter,
     RetryPolicy,
+    WorkflowFailedError,
     activity,
     activity_info,
     workflow,
@@ -115,10 +116,15 @@ async def retry_hourly(failures: int) -> int:
 @workflow
 async def retry_total() -> str:
     try:
-        await retried_too_slow.options(total_timeout=0.05)()
+        await retried_too_slow.options(timeout=60, total_timeout=0.05)()
     except ActivityTimedOutError as exc:
         return exc.kind
     return "in time"
+
+
+@workflow
+async def retry_hopeless() -> int:
+    return await retried.options(retry=_IN_AN_HOUR, total_timeout=60)(3, "away")
 
 
 @workflow
@@ -261,7 +267,14 @@ async def test_time_out_of_an_attempt_tells_its_kind_and_the_attempts(make_app: 
 async def test_time_out_of_all_attempts_ends_the_activity(make_app: MakeApp) -> None:
     async with make_app() as app:
         assert await app.run(retry_total()) == "total_timeout"
-    assert 1 <= len(attempts) <= 4
+    assert attempts == [1]
+
+
+async def test_back_off_that_total_timeout_does_not_leave_time_for_ends_with_the_last_error(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        with pytest.raises(WorkflowFailedError, match="away 1"):
+            await app.run(retry_hopeless())
+    assert attempts == [1]
 
 
 async def test_time_out_of_a_threaded_body_is_told_while_the_thread_goes_on(make_app: MakeApp) -> None:
