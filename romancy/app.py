@@ -13,7 +13,7 @@ from romancy.core import registry
 from romancy.core.clock import SystemClock
 from romancy.core.codec import DEFAULT_PAYLOAD_LIMIT, JsonCodec
 from romancy.core.retry import RetryPolicy
-from romancy.errors import NoAppError, StorageError
+from romancy.errors import NoAppError
 from romancy.storage.sqlite import SqliteStorage
 from romancy.worker.settings import WorkerSettings
 from romancy.worker.worker import Worker
@@ -192,14 +192,14 @@ class App:
         while True:
             timeout = min(self._settings.poll_interval, _CHANGE_TIMEOUT)
             try:
-                has_changed = await storage.wait_for_change(timeout)
-            except StorageError as exc:
+                if await storage.wait_for_change(timeout) and self._worker is not None:
+                    self._worker.changed()
+                await client.waiters.poll()
+            except Exception as exc:  # noqa: BLE001 - whatever it is, those who wait must hear of the ends to come
                 _logger.warning("watching for changes failed, trying again: %s", exc)
                 await asyncio.sleep(timeout.total_seconds())
-                has_changed = True
-            if has_changed and self._worker is not None:
-                self._worker.changed()
-            await client.waiters.poll()
+                if self._worker is not None:
+                    self._worker.changed()
 
     def _changed(self) -> None:
         if self._worker is not None:

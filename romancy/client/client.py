@@ -251,7 +251,10 @@ class Client:
             InstanceNotFoundError: No instance has the id.
             InstanceRunningError: It has not ended.
         """
+        row = await self.storage.get(id)
         await self.storage.purge(id)
+        if row is not None:
+            self.waiters.forget(row.key)
 
     async def list(
         self,

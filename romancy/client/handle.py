@@ -101,7 +101,7 @@ def _instant_or_none(stamp: int | None) -> datetime | None:
 
 def info_of(instance: Instance) -> InstanceInfo:
     """Return a row as people read it."""
-    waiting_on = msgspec.json.decode(instance.waiting_on) if instance.waiting_on else []
+    waiting_on: object = msgspec.json.decode(instance.waiting_on) if instance.waiting_on else []
     return InstanceInfo(
         id=instance.id,
         workflow=instance.workflow,

@@ -87,6 +87,10 @@ class Waiters:
             if len(self._lately) > _KEPT:
                 self._lately.popitem(last=False)
 
+    def forget(self, key: int) -> None:
+        """Forget how an instance ended: it is purged."""
+        self._lately.pop(key, None)
+
     async def poll(self) -> None:
         """Look at all awaited instances once, in one query."""
         keys = list(self._waiters)

@@ -128,9 +128,10 @@ class Call(Coroutine[object, None, R_co], Generic[R_co]):
         if self._iterator is None:
             self._used = True
             self._raise(typ, val)
+        throw = cast("Callable[..., object]", self._iterator.throw)
         if val is None and tb is None:
-            return self._iterator.throw(typ)
-        return self._iterator.throw(typ, val, tb)  # type: ignore[arg-type]
+            return throw(typ)
+        return throw(typ, val, tb)
 
     @staticmethod
     def _raise(typ: type[BaseException] | BaseException, val: object) -> NoReturn:

@@ -59,11 +59,11 @@ class RetryPolicy(msgspec.Struct, frozen=True):
         ValueError: A value is out of its range.
     """
 
-    initial_interval: timedelta = timedelta(milliseconds=500)
+    initial_interval: timedelta | float = timedelta(milliseconds=500)
     backoff: float = 2.0
-    max_interval: timedelta = timedelta(seconds=60)
+    max_interval: timedelta | float = timedelta(seconds=60)
     max_attempts: int | None = None
-    max_duration: timedelta | None = timedelta(minutes=10)
+    max_duration: timedelta | float | None = timedelta(minutes=10)
     jitter: float = 0.2
     non_retryable: tuple[type[BaseException], ...] = ()
 
@@ -138,13 +138,13 @@ def next_delay(
         delay = _interval(policy, attempt, random)
     if policy.max_duration is None:
         return delay
-    left = policy.max_duration - elapsed
+    left = _kept(policy.max_duration) - elapsed
     return min(delay, left) if left > timedelta(0) else None
 
 
 def _interval(policy: RetryPolicy, attempt: int, random: float) -> timedelta:
-    initial = policy.initial_interval.total_seconds()
-    longest = min(policy.max_interval, MAX_DELAY)
+    initial = _kept(policy.initial_interval).total_seconds()
+    longest = min(_kept(policy.max_interval), MAX_DELAY)
     if not initial:
         return timedelta(0)
     try:
@@ -153,6 +153,11 @@ def _interval(policy: RetryPolicy, attempt: int, random: float) -> timedelta:
         seconds = math.inf
     seconds = min(seconds, longest.total_seconds()) * (1 - policy.jitter * random)
     return min(timedelta(seconds=seconds), longest)
+
+
+def _kept(duration: timedelta | float) -> timedelta:
+    """Return a policy's duration: whatever it was given as, it is kept as a timedelta."""
+    return duration if isinstance(duration, timedelta) else timedelta(seconds=duration)
 
 
 def _requested(error: RetryAfter) -> timedelta | None:

@@ -19,7 +19,7 @@ from romancy.errors import (
     OutsideWorkflowError,
     PayloadTooLargeError,
 )
-from romancy.replay.suspend import SuspendKind
+from romancy.replay.suspend import SuspendKind, members_of
 
 if TYPE_CHECKING:
     from romancy.replay.execution import Execution
@@ -235,6 +235,4 @@ def _is_bug(exc: BaseException) -> bool:
 
     An exception that an activity raised is not one: it is marked as recorded.
     """
-    if isinstance(exc, BaseExceptionGroup):
-        return any(_is_bug(member) for member in exc.exceptions)
-    return isinstance(exc, BUGS) and recorded_failure(exc) is None
+    return any(map(_is_bug, members_of(exc))) or (isinstance(exc, BUGS) and recorded_failure(exc) is None)

@@ -11,7 +11,7 @@ import asyncio
 import ctypes
 import inspect
 import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from romancy.core.calls import ActivityCall, ReceiveCall
 from romancy.replay import patches
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from romancy.replay.guard import Guard
     from romancy.replay.loop import ReplayLoop
 
+_fail_future: Any = cast("Any", asyncio.Future).set_exception
+"""The class's own method: a subclass may refuse, as Task does."""
 _PASSES = 3
 _DRAIN_LIMIT = 10_000
 
@@ -61,7 +63,8 @@ def evict(execution: Execution, guard: Guard | None) -> list[str]:
 
 
 def _waiter_of(task: asyncio.Task[Any]) -> Any:
-    return task._fut_waiter  # type: ignore[attr-defined]
+    waiter: Any = getattr(task, "_fut_waiter", None)
+    return waiter
 
 
 def _signal_of_run(execution: Execution) -> SuspendSignal:
@@ -124,8 +127,7 @@ def _fail_wait(waiter: Any, execution: Execution, signals: list[SuspendSignal]) 
         return
     signal = _signal_for(waiter, execution)
     signals.append(signal)
-    # asyncio's own method: a subclass may refuse, and set_exception of the class does not.
-    asyncio.Future.set_exception(waiter, signal)
+    _fail_future(waiter, signal)
 
 
 def _drain(loop: ReplayLoop, guard: Guard | None, limit: int) -> None:
@@ -155,7 +157,7 @@ def _end_hanging(loop: ReplayLoop, guard: Guard | None) -> None:
         task = live[0]
         loop.signalled[task] = loop.signalled.get(task) or coroutine_location(task.get_coro())
         _immortalise(task.get_coro())
-        asyncio.Future.set_exception(task, SuspendSignal(SuspendKind.ACTIVITY))
+        _fail_future(task, SuspendSignal(SuspendKind.ACTIVITY))
         if loop.ready:
             if len(live) == 1:
                 for handle in loop.ready:

@@ -50,6 +50,8 @@ current_scope: contextvars.ContextVar[Scope] = contextvars.ContextVar("romancy_s
 _current_task = asyncio.current_task
 _get_running_loop = asyncio._get_running_loop
 _set_running_loop = asyncio._set_running_loop
+_new_future: Any = ReplayFuture.__new__
+_new_task: Any = ReplayTask.__new__
 _ENSURE_FUTURE = {
     getattr(asyncio_tasks, name).__code__
     for name in ("ensure_future", "_ensure_future")
@@ -160,7 +162,7 @@ class ReplayLoop(asyncio.AbstractEventLoop):
         """Make a future with a hash of the run."""
         if self.poison is not None:
             self.strike()
-        future: ReplayFuture[Any] = ReplayFuture.__new__(ReplayFuture)
+        future: ReplayFuture[Any] = _new_future(ReplayFuture)
         self.last_hash = future.ordinal_hash = self.last_hash + 1
         future.__init__(loop=self)  # type: ignore[misc] # the hash is needed before
         return future
@@ -179,7 +181,8 @@ class ReplayLoop(asyncio.AbstractEventLoop):
         task: Any = _current_task(self)
         return task.scope if task is not None else current_scope.get(self.root_scope)
 
-    def create_task(  # type: ignore[override] # asyncio makes tasks of generators no more
+    # asyncio makes tasks of generators no more.
+    def create_task(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         self, coro: Coroutine[Any, Any, T], *, name: str | None = None, context: contextvars.Context | None = None
     ) -> asyncio.Task[T]:
         """Spawn a task with a scope of its own, named by its spawn path."""
@@ -189,7 +192,7 @@ class ReplayLoop(asyncio.AbstractEventLoop):
         parent = self.scope()
         scope = None
         transparent_of = None
-        frame: types.FrameType | None = sys._getframe(1)
+        frame = sys._getframe().f_back
         if frame is not None and frame.f_code in _ENSURE_FUTURE:
             while frame is not None and frame.f_code in _ENSURE_FUTURE:
                 frame = frame.f_back
@@ -220,7 +223,7 @@ class ReplayLoop(asyncio.AbstractEventLoop):
         transparent_of: asyncio.Task[Any] | None = None,
     ) -> ReplayTask[T]:
         """Make a task in a given scope and keep it in the order of creation."""
-        task: ReplayTask[T] = ReplayTask.__new__(ReplayTask)
+        task: ReplayTask[T] = _new_task(ReplayTask)
         # Task.__init__ adds the task to a WeakSet, which asks for its hash.
         self.last_hash = task.ordinal_hash = self.last_hash + 1
         task.scope = scope

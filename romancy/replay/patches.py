@@ -16,13 +16,13 @@ import importlib.util
 import sys
 import warnings
 from asyncio import tasks
-from typing import Any
+from typing import Any, cast
 
 from romancy.core.calls import current_run
 from romancy.errors import NotInWorkflowError
 from romancy.replay.futures import OrderedIdentitySet
 
-GatheringFuture: Any = tasks._GatheringFuture  # type: ignore[attr-defined]
+GatheringFuture: Any = cast("Any", tasks)._GatheringFuture
 
 
 class _Delivery:
@@ -39,10 +39,10 @@ def _hash_gathering(self: Any) -> int:
     run: Any = getattr(self._loop, "romancy_run", None)
     if run is None:
         return object.__hash__(self)
-    found: int | None = getattr(self, "romancy_hash", None)
-    if found is None:
+    if not hasattr(self, "romancy_hash"):
         loop = self._loop
-        loop.last_hash = found = self.romancy_hash = loop.last_hash + 1
+        loop.last_hash = self.romancy_hash = loop.last_hash + 1
+    found: int = self.romancy_hash
     return found
 
 
@@ -80,7 +80,7 @@ def _patch_warnings() -> None:
         if run is None or not run.is_poisoned:
             plain_warn(coro)
 
-    warnings._warn_unawaited_coroutine = warn_unawaited_coroutine  # type: ignore[attr-defined]
+    cast("Any", warnings)._warn_unawaited_coroutine = warn_unawaited_coroutine
 
 
 def install() -> None:

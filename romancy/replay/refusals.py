@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def refuse_io(loop_class: type[object]) -> None:
+def refuse_io(loop_class: Any) -> None:
     """Give a class of event loops the methods that refuse; nothing of it is abstract then."""
     for name in REFUSED:
         setattr(loop_class, name, _refusal(name))
-    loop_class.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+    loop_class.__abstractmethods__ = frozenset()
 
 
 def _refusal(name: str) -> Callable[..., Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -58,10 +58,17 @@ class SuspendSignal(BaseException):
         self.new_input = new_input
 
 
+def members_of(exc: BaseException) -> tuple[BaseException, ...]:
+    """Return what an exception group is made of; nothing for any other exception."""
+    if not isinstance(exc, BaseExceptionGroup):
+        return ()
+    return cast("BaseExceptionGroup[BaseException]", exc).exceptions
+
+
 def as_suspend_signal(exc: BaseException | None) -> SuspendSignal | None:
     """Return the signal that an exception is, groups (`BaseExceptionGroup`) or was caused by; None if there is none."""
     seen: set[int] = set()
-    todo = [exc]
+    todo: list[BaseException | None] = [exc]
     while todo:
         found = todo.pop()
         if found is None or id(found) in seen:
@@ -69,8 +76,7 @@ def as_suspend_signal(exc: BaseException | None) -> SuspendSignal | None:
         seen.add(id(found))
         if isinstance(found, SuspendSignal):
             return found
-        if isinstance(found, BaseExceptionGroup):
-            todo.extend(found.exceptions)
+        todo.extend(members_of(found))
         todo.append(found.__cause__)
     return None
 
@@ -86,9 +92,8 @@ def clear_tracebacks(exc: BaseException | None, seen: set[int] | None = None) ->
     while exc is not None and id(exc) not in seen:
         seen.add(id(exc))
         exc.__traceback__ = None
-        if isinstance(exc, BaseExceptionGroup):
-            for member in exc.exceptions:
-                clear_tracebacks(member, seen)
+        for member in members_of(exc):
+            clear_tracebacks(member, seen)
         if exc.__cause__ is not None:
             clear_tracebacks(exc.__cause__, seen)
         exc = exc.__context__

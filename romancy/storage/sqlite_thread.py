@@ -244,7 +244,7 @@ class SqliteThread:
         for answer in answers:
             by_loop.setdefault(answer[0].get_loop(), []).append(answer)
         for loop, its in by_loop.items():
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(Exception):  # whoever waits there is gone; the thread must live on
                 loop.call_soon_threadsafe(self._resolve, its)
 
     def _resolve(self, answers: list[_Answer]) -> None:

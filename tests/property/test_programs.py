@@ -111,7 +111,7 @@ def test_programs_agree_in_processes_of_any_heap_and_hash_seed() -> None:
         )
         for junk, hash_seed in ((0, "0"), (5_000, "1"), (20_000, "random"), (777, "7"), (50_000, "0"))
     ]
-    found = set()
+    found: set[str] = set()
     for process in started:
         out, _ = process.communicate(timeout=50)
         assert process.returncode == 0

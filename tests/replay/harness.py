@@ -162,7 +162,7 @@ class Shell:
         self.drained = len(self.events) - turn.undrained
         for seq in turn.consumed:
             del self._unread[seq]
-        sends = []
+        sends: list[Event] = []
         for command in turn.commands:
             self._obey(command)
             if isinstance(command, Send):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
 from romancy import Channel, activity, now, workflow
+from romancy.core.calls import Call
 from romancy.core.codec import JsonCodec
 from romancy.core.definitions import Activity, Workflow
 from romancy.core.events import (
@@ -26,7 +27,7 @@ CODEC = JsonCodec()
 SECOND = 1_000_000
 T0 = 1_700_000_000 * SECOND
 
-news: Channel[Any] = Channel("news", Any)
+news = Channel("news", cast("type[Any]", Any))
 
 _activities: dict[str, Activity[..., Any]] = {}
 _flows: dict[Callable[..., Any], Workflow[..., Any]] = {}
@@ -34,7 +35,7 @@ TRACES: list[list[tuple[Any, ...]]] = [[]]
 """Where `log` writes: the trace of the execution that is being driven is the last."""
 
 
-def act(name: str, *args: Any) -> Any:
+def act(name: str, *args: Any) -> Call[Any]:
     """Call an activity of any name, which returns what the plan says."""
     return activity_of(name)(*args)
 
@@ -50,7 +51,7 @@ def activity_of(name: str) -> Activity[..., Any]:
     return found
 
 
-def undoable(name: str, *args: Any) -> Any:
+def undoable(name: str, *args: Any) -> Call[Any]:
     """Call an activity that has a compensation, ``undo_<name>``."""
     definition = activity_of(name)
     if definition.undo is None:
@@ -146,5 +147,9 @@ def message(body: Any, inbox_seq: int = 1, channel: str = "news") -> MessageRece
 
 def events_of(*turns: Turn) -> list[Event]:
     """Return what storage keeps of turns, without a closing."""
-    rows = [(turn.number, turn.stamp, *note) for turn in turns for note in turn.notes]
-    return [Event(seq, *row) for seq, row in enumerate(rows) if row[2] < EventKind.RUN_COMPLETED]
+    notes = [(turn, note) for turn in turns for note in turn.notes]
+    return [
+        Event(seq, turn.number, turn.stamp, *note)
+        for seq, (turn, note) in enumerate(notes)
+        if note.kind < EventKind.RUN_COMPLETED
+    ]

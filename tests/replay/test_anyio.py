@@ -9,10 +9,10 @@ import anyio
 import pytest
 
 from .harness import check
-from .scripting import Outcome, act, log, varied
+from .scripting import Outcome, Plan, act, log, varied
 
 
-def by_name(**seconds: float) -> Any:
+def by_name(**seconds: float) -> Plan:
     return lambda activity_id, name: Outcome(seconds[name], name)
 
 
@@ -43,7 +43,10 @@ def test_task_group_raises_a_group() -> None:
             return len(errors.exceptions)
         return 0
 
-    assert check(flow, plan=lambda activity_id, name: Outcome(1, error=ValueError("bad"))).result == 1
+    def plan(activity_id: str, name: str) -> Outcome:
+        return Outcome(1, error=ValueError("bad"))
+
+    assert check(flow, plan=plan).result == 1
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(2, True), (4, False)])

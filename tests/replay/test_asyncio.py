@@ -11,10 +11,10 @@ import pytest
 from romancy.workflows.completion import as_completed
 
 from .harness import Shell, check, check_replay
-from .scripting import Message, Outcome, act, log, news, varied
+from .scripting import Message, Outcome, Plan, act, log, news, varied
 
 
-def by_name(**seconds: float) -> Any:
+def by_name(**seconds: float) -> Plan:
     """Let each activity take its own time, and return its name."""
     return lambda activity_id, name: Outcome(seconds[name], name)
 
@@ -121,7 +121,7 @@ def test_timeout_can_be_rescheduled() -> None:
 def test_wait(until: str) -> None:
     async def flow(until: str) -> Any:
         tasks = [asyncio.create_task(act(f"a{number}"), name=f"a{number}") for number in range(9)]
-        waits = []
+        waits: list[list[str]] = []
         pending: set[Any] = set(tasks)
         while pending:
             done, pending = await asyncio.wait(pending, return_when=until, timeout=2)
@@ -173,7 +173,9 @@ def test_asyncio_as_completed_over_tasks_and_calls() -> None:
         tasks = [asyncio.create_task(act(f"t{number}")) for number in range(9)]
         return over_calls + [await one for one in asyncio.as_completed(tasks)]
 
-    plan = lambda activity_id, name: Outcome(9 - int(name[1:]), name)  # noqa: E731 - it is a plan
+    def plan(activity_id: str, name: str) -> Outcome:
+        return Outcome(9 - int(name[1:]), name)
+
     assert check(flow, plan=plan).result == [f"c{n}" for n in range(8, -1, -1)] + [f"t{n}" for n in range(8, -1, -1)]
 
 
@@ -237,7 +239,7 @@ def test_queue_between_tasks() -> None:
         async with asyncio.TaskGroup() as group:
             for name in ("p", "q"):
                 group.create_task(produce(name))
-            got = []
+            got: list[Any] = []
             for _ in range(6):
                 got.append(await queue.get())
                 log(got[-1])

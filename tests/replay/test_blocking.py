@@ -24,8 +24,8 @@ async def typed() -> int:
 
 def history(*turns: Turn) -> tuple[list[Event], int]:
     """Return the events of turns as storage keeps them, and the number from which on they are undrained."""
-    rows = [(turn.number, turn.stamp, *note) for turn in turns for note in turn.notes]
-    events = [Event(seq, *row) for seq, row in enumerate(rows)]
+    notes = [(turn, note) for turn in turns for note in turn.notes]
+    events = [Event(seq, turn.number, turn.stamp, *note) for seq, (turn, note) in enumerate(notes)]
     return events, len(events) - turns[-1].undrained
 
 

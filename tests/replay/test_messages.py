@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -14,7 +14,7 @@ from romancy.core.events import EventKind, Release, SendOutcome, TimerFired
 from .harness import Shell, check
 from .scripting import SECOND, T0, Message, act, begin, completed, events_of, log, message, news
 
-jobs: Channel[Any] = Channel("jobs", Any)
+jobs = Channel("jobs", cast("type[Any]", Any))
 
 
 def test_receive_takes_messages_in_their_order() -> None:

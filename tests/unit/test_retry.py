@@ -46,7 +46,7 @@ def test_policy_defaults_are_those_of_the_documentation() -> None:
 
 
 def test_policy_takes_numbers_as_seconds() -> None:
-    policy = RetryPolicy(initial_interval=2, max_interval=30.5, max_duration=90)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    policy = RetryPolicy(initial_interval=2, max_interval=30.5, max_duration=90)
     assert policy == RetryPolicy(
         initial_interval=timedelta(seconds=2),
         max_interval=timedelta(seconds=30.5),
@@ -233,18 +233,23 @@ def policies(draw: st.DrawFn, jitter: st.SearchStrategy[float]) -> RetryPolicy:
     random=st.floats(min_value=0, max_value=1, exclude_max=True),
 )
 def test_next_delay_is_within_bounds(policy: RetryPolicy, attempt: int, elapsed: timedelta, random: float) -> None:
+    initial_interval, max_interval = policy.initial_interval, policy.max_interval
+    max_duration = policy.max_duration
+    assert isinstance(initial_interval, timedelta)
+    assert isinstance(max_interval, timedelta)
+    assert max_duration is None or isinstance(max_duration, timedelta)
     found = delay(policy, attempt=attempt, elapsed=elapsed, random=random)
     is_over = (policy.max_attempts is not None and attempt >= policy.max_attempts) or (
-        policy.max_duration is not None and elapsed >= policy.max_duration
+        max_duration is not None and elapsed >= max_duration
     )
     assert (found is None) is is_over
     if found is not None:
-        assert ZERO <= found <= policy.max_interval
-        if policy.max_duration is not None:
-            assert elapsed + found <= policy.max_duration
+        assert ZERO <= found <= max_interval
+        if max_duration is not None:
+            assert elapsed + found <= max_duration
         else:
             slack = timedelta(microseconds=1)
-            assert found >= policy.initial_interval * (1 - policy.jitter) - slack
+            assert found >= initial_interval * (1 - policy.jitter) - slack
 
 
 @given(policy=policies(st.just(0.0)), attempt=st.integers(min_value=1, max_value=2000))
