@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -16,7 +18,7 @@ from romancy.storage.sqlite import SqliteStorage
 
 from .conftest import MakeApp
 from .faults import OffsetClock, StallingStorage, StorageProxy
-from .processes import running
+from .processes import Process, running
 from .scripts import stale
 
 pytestmark = pytest.mark.anyio
@@ -121,6 +123,21 @@ async def test_session_that_can_not_be_renewed_is_given_up_while_its_bodies_run(
     assert starts == {"first tea": 1, "tea": 2}
 
 
+async def _stop_outside_of_transactions(process: Process, file: Path) -> None:
+    """Stop a process where it holds no lock: one that is stopped inside a commit rightly keeps all others waiting."""
+    while True:
+        process.signal(signal.SIGSTOP)
+        with contextlib.closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as probe:
+            try:
+                probe.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                process.signal(signal.SIGCONT)
+                await asyncio.sleep(0.005)
+            else:
+                probe.execute("ROLLBACK")
+                return
+
+
 async def test_session_of_a_stopped_process_leaves_nothing_when_it_goes_on(
     database: str, tmp_path: Path, hot_limit: int
 ) -> None:
@@ -128,7 +145,7 @@ async def test_session_of_a_stopped_process_leaves_nothing_when_it_goes_on(
     gate = tmp_path / "gate"
     async with running("stale.py", database, hot_limit, gate) as process:
         await process.expect("body of one, pid first")
-        process.signal(signal.SIGSTOP)
+        await _stop_outside_of_transactions(process, tmp_path / "test.db")
         stale.gate, stale.who = gate, "second"
         gate.touch()
         async with App(database, workflows=[stale.wait_for_gate], session_ttl=ttl, hot_limit=hot_limit) as app:
