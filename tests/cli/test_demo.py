@@ -67,6 +67,8 @@ def test_demo_prints_plain_lines_where_there_is_no_terminal_and_keeps_what_it_is
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_demo_that_is_stopped_leaves_no_process_behind(tmp_path: Path, number: signal.Signals) -> None:
+    # A shell starts what it runs in the background with SIGINT ignored, and children would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     driver = subprocess.Popen(
         [sys.executable, "-m", "romancy", "demo"],
         cwd=tmp_path,
@@ -75,6 +77,7 @@ def test_demo_that_is_stopped_leaves_no_process_behind(tmp_path: Path, number: s
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     assert driver.stdout is not None
     pid = int(driver.stdout.readline().split()[-1])
     time.sleep(1)

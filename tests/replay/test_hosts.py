@@ -22,7 +22,7 @@ Runner = Callable[[Coroutine[Any, Any, Any]], Any]
 def run(request: pytest.FixtureRequest) -> Runner:
     if request.param == "asyncio":
         return asyncio.run
-    uvloop = pytest.importorskip("uvloop", reason="uvloop is not a dependency; where it is installed, it is tried")
+    uvloop = pytest.importorskip("uvloop", reason="there is no uvloop for this platform or Python")
     found: Runner = uvloop.run
     return found
 
