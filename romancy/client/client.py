@@ -49,6 +49,10 @@ class LocalWorker(Protocol):
         """Take in an instance that was created as owned; or note that it may have been (``is_lost``)."""
         ...
 
+    def ended(self, key: int) -> None:
+        """Let go of an instance that a client has ended."""
+        ...
+
     def holds(self, key: int) -> bool:
         """Tell whether an instance is in the worker's memory, so that its end will be told."""
         ...
@@ -240,6 +244,8 @@ class Client:
         payload = encode_failure(failure)
         await self.storage.terminate(id, payload)
         row = await self.storage.get(id)
+        if row is not None and self._local is not None:
+            self._local.ended(row.key)
         if row is not None and row.status is Status.TERMINATED:
             self.waiters.instance_changed(row.key, row.status, payload)
         self._on_change()

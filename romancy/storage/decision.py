@@ -59,9 +59,6 @@ def parked_until(entry: Entry, wake_at: int | None, now: int, *, is_mailed: bool
         return wake_at
     if is_mailed:
         return wake_for_mail(entry.status, wake_at, now)
-    if entry.status is Status.BLOCKED and wake_at is not None:
-        # Another build may take it at once, also when this owner's clock is ahead.
-        return min(wake_at, now)
     return wake_at
 
 

@@ -150,11 +150,15 @@ class Storage(Protocol):
         """Read the inbox rows of owned instances that their owner has not seen (``seq > inbox_seen``)."""
         ...
 
-    async def block_unserved(self, *, due_before: int) -> int:
+    async def block_unserved(self, *, due_before: int, is_spared: Callable[[str, str], bool] = ...) -> int:
         """Block unowned instances that were due before that instant and that no live session serves.
 
         They keep their ``wake_at``, are blocked by no build, so any worker that serves them claims them, and their
         reason names the workflow and version that are missing.
+
+        Args:
+            due_before: An instant; what is due only later is left.
+            is_spared: Told a workflow and version without a worker, says whether to leave it for now; by default never.
 
         Returns:
             How many were blocked.

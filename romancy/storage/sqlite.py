@@ -48,6 +48,10 @@ _POLL_GROWTH = 1.2
 _LATELY = 0.25
 
 
+def _spares_nothing(_: str, __: str) -> bool:
+    return False
+
+
 def _nobody(_: str) -> bool:
     return False
 
@@ -173,13 +177,15 @@ class SqliteStorage:
         """
         return await self._writer.write(lambda c: sqlite_sessions.reap_sessions(c, self._clock.now(), is_gone))
 
-    async def block_unserved(self, *, due_before: int) -> int:
+    async def block_unserved(self, *, due_before: int, is_spared: Callable[[str, str], bool] = _spares_nothing) -> int:
         """Block unowned instances that were due before that instant and that no live session serves.
 
         Returns:
             How many were blocked.
         """
-        return await self._writer.write(lambda c: sqlite_sessions.block_unserved(c, due_before, self._clock.now()))
+        return await self._writer.write(
+            lambda c: sqlite_sessions.block_unserved(c, due_before, self._clock.now(), is_spared)
+        )
 
     # What clients do
 

@@ -76,7 +76,7 @@ def _due(
     ]
     if connection.execute(instances.HAS_BLOCKED).fetchone() is not None:
         blocked = connection.execute(instances.BLOCKED_LANES, (served, build)).fetchall()
-        probes += [connection.execute(instances.BLOCKED_IN_LANE, lane) for lane in blocked]
+        probes += [connection.execute(instances.BLOCKED_IN_LANE, (*lane, now)) for lane in blocked]
     # The cursors are read row by row, so a long queue costs no more than what is taken of it.
     due = list(islice(heapq.merge(*probes), limit + 1))
     for probe in probes:

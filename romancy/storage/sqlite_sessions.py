@@ -66,7 +66,9 @@ def reap_sessions(connection: sqlite3.Connection, now: int, is_gone: Callable[[s
     return freed
 
 
-def block_unserved(connection: sqlite3.Connection, due_before: int, now: int) -> int:
+def block_unserved(
+    connection: sqlite3.Connection, due_before: int, now: int, is_spared: Callable[[str, str], bool]
+) -> int:
     """Block what no live session serves, within a transaction; return how many were blocked."""
     served = {
         (workflow, version)
@@ -75,7 +77,7 @@ def block_unserved(connection: sqlite3.Connection, due_before: int, now: int) ->
     }
     blocked = 0
     for workflow, version, priority in _lanes(connection):
-        if (workflow, version) in served:
+        if (workflow, version) in served or is_spared(workflow, version):
             continue
         message = f"no worker serves workflow {workflow!r}, version {version!r}; deploy one that does"
         reason = encode_failure(Failure("romancy.errors:WorkflowBlockedError", message))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import random
 from collections import deque
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("romancy")
 _THREAD_LIMIT = 64
 _THREAD_PATIENCE = 0.2
+_CANCEL_PATIENCE = 5.0
 _encode = msgspec.json.Encoder().encode
 
 
@@ -80,9 +82,11 @@ class ActivityRunner:
         self._payload_limit = payload_limit
         self._on_result: Callable[[HotRun, Release], None]
         self._on_end: Callable[[HotRun], None]
+        self._is_closing = False
         self._running: set[Body] = set()
         self._waiting: deque[tuple[HotRun, RunActivity, Body]] = deque()
         self._threads = Threads(min(limit, _THREAD_LIMIT))
+        self._thread_slots = asyncio.Semaphore(min(limit, _THREAD_LIMIT))
 
     def listen(self, on_result: Callable[[HotRun, Release], None], on_end: Callable[[HotRun], None]) -> None:
         """Say who is told of bodies that end; to be called before any is started.
@@ -96,6 +100,7 @@ class ActivityRunner:
 
     def start(self, run: HotRun, command: RunActivity) -> None:
         """Run a body now, or when there is room."""
+        self.cancel(run, command.activity_id)  # there is none, or its outcome does not count any more
         body = Body()
         run.bodies[command.activity_id] = body
         if len(self._running) < self._limit:
@@ -130,10 +135,14 @@ class ActivityRunner:
         self._waiting.clear()
         if self._running:
             await asyncio.wait(self._tasks(), timeout=grace.total_seconds())
+        self._is_closing = True
         for body in list(self._running):
             self._stop(body)
-        while self._running:
-            await asyncio.wait(self._tasks())
+        if self._running:
+            await asyncio.wait(self._tasks(), timeout=_CANCEL_PATIENCE)
+        for body in self._running:
+            name = body.task.get_name() if body.task is not None else "?"
+            _logger.warning("activity %s does not end although it is cancelled: it is left behind", name)
         # Ending idle threads takes no time; one that is busy after the grace time is left behind.
         for name in self._threads.close(_THREAD_PATIENCE):
             _logger.warning("thread %s still runs an activity that does not end: it is left behind", name)
@@ -145,7 +154,11 @@ class ActivityRunner:
         self._running.add(body)
         # A Task made directly costs half of loop.create_task, which asks for a task factory and makes up a name.
         body.task = asyncio.Task(
-            self._attempt(run, command, body), loop=asyncio.get_running_loop(), name=command.activity_id
+            self._attempt(run, command, body),
+            loop=asyncio.get_running_loop(),
+            name=command.activity_id,
+            # Empty: nothing of the request that happened to set this off leaks in.
+            context=contextvars.Context(),
         )
 
     def _begin_waiting(self) -> None:
@@ -162,25 +175,21 @@ class ActivityRunner:
         signature = definition.signature
         try:
             args, kwargs = signature.decode_arguments(self._codec, command.call.arguments, definition.arguments_subject)
-            if settings.timeout is None and settings.total_timeout is None:
+            if definition.is_async and settings.timeout is None and settings.total_timeout is None:
                 current_activity.set(ActivityContext(run.id, run.execution_id, run.run, command, None))
                 value = await self._call(definition, args, kwargs)
             else:
-                value = await self._call_in_time(run, command, args, kwargs)
+                value = await self._call_in_bounds(run, command, args, kwargs)
             payload, _ = signature.encode_result(self._codec, value, definition.result_subject)
             if len(payload) > self._payload_limit:
                 check_size(payload, self._payload_limit, definition.result_subject)
         except asyncio.CancelledError as exc:
-            if body.task is None or body.task.cancelling():
-                if body.is_wanted:
-                    del run.bodies[command.activity_id]
-                self._on_end(run)
+            if self._was_stopped(run, command, body):
                 raise
-            # Nobody cancelled this body: its own CancelledError is a failure like any other.
-            own = RuntimeError("the activity raised CancelledError by itself")
-            own.__cause__ = exc
-            release = self._failed(command, own)
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever a body raises is its failure
+            release = self._failed(command, _cancelled_by_others(exc))
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as exc:  # noqa: BLE001 - whatever a body raises is its failure
             release = self._failed(command, exc)
         else:
             release = ActivityCompleted(command.activity_id, payload)
@@ -191,6 +200,23 @@ class ActivityRunner:
             self._on_result(run, release)
         else:
             self._on_end(run)
+
+    def _was_stopped(self, run: HotRun, command: RunActivity, body: Body) -> bool:
+        """Tell whether it was the worker that cancelled a body; then nothing is heard of it any more."""
+        if body.is_wanted and not self._is_closing:
+            return False
+        if body.is_wanted:
+            del run.bodies[command.activity_id]
+        self._on_end(run)
+        return True
+
+    async def _call_in_bounds(
+        self, run: HotRun, command: RunActivity, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> object:
+        if command.call.definition.is_async:
+            return await self._call_in_time(run, command, args, kwargs)
+        async with self._thread_slots:  # no attempt's time passes while it waits for a thread
+            return await self._call_in_time(run, command, args, kwargs)
 
     def _call(
         self, definition: Activity[..., object], args: tuple[object, ...], kwargs: dict[str, object]
@@ -205,7 +231,7 @@ class ActivityRunner:
         definition = command.call.definition
         now = self._clock.now()
         seconds, kind = self._time_left(command, now)
-        deadline = datetime.fromtimestamp(now / MICROSECONDS + seconds, UTC)
+        deadline = None if seconds is None else datetime.fromtimestamp(now / MICROSECONDS + seconds, UTC)
         current_activity.set(ActivityContext(run.id, run.execution_id, run.run, command, deadline))
         limit = asyncio.timeout(seconds)
         try:
@@ -218,8 +244,8 @@ class ActivityRunner:
             raise ActivityTimedOutError(message, attempts=command.attempt, kind=kind) from exc
 
     @staticmethod
-    def _time_left(command: RunActivity, now: int) -> tuple[float, str]:
-        """Return how many seconds this attempt may take, and by which limit."""
+    def _time_left(command: RunActivity, now: int) -> tuple[float | None, str]:
+        """Return how many seconds this attempt may take (None: any time), and by which limit."""
         settings = command.call.definition.settings
         found: list[tuple[float, str]] = []
         if settings.timeout is not None:
@@ -227,7 +253,7 @@ class ActivityRunner:
         if settings.total_timeout is not None:
             left = settings.total_timeout.total_seconds() - (now - command.scheduled_at) / MICROSECONDS
             found.append((max(left, 0.0), "total_timeout"))
-        return min(found)
+        return min(found, default=(None, ""))
 
     def _failed(self, command: RunActivity, exc: BaseException) -> Release:
         """Return what follows a failed attempt: another one, or the activity's failure."""
@@ -252,3 +278,10 @@ class ActivityRunner:
         retry_at = now + delay // timedelta(microseconds=1)
         attempt = Attempt(command.attempt, retry_at, msgspec.Raw(encode_failure(failure)))
         return ActivityRetried(command.activity_id, _encode(attempt))
+
+
+def _cancelled_by_others(exc: asyncio.CancelledError) -> RuntimeError:
+    """Return the failure of a body whose task was cancelled, but not by the worker: it may be tried again."""
+    failure = RuntimeError("the activity was cancelled from within its process, not by its workflow")
+    failure.__cause__ = exc
+    return failure

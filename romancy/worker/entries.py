@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from romancy.core.calls import ReceiveCall
-from romancy.core.commands import RunActivity, Send
+from romancy.core.calls import ActivityCall, ReceiveCall
+from romancy.core.commands import Send
 from romancy.core.failures import Failure, encode_failure
 from romancy.core.records import LEAVE, Entry, NextRun, Outgoing, Status
 
@@ -32,19 +32,20 @@ def has_to_be_written(entry: Entry, run: HotRun) -> bool:
 
 
 def is_busy_after(run: HotRun, turn: Turn, now: int) -> bool:
-    """Tell whether something that only memory knows goes on once the turn is committed."""
+    """Tell whether something that only memory knows goes on once the turn is committed.
+
+    An activity without an outcome counts, whether its body runs or not (a worker that shuts down starts none):
+    only one whose next attempt is yet to come does not.
+    """
     if run.bodies or run.arrivals:
         return True
-    for command in turn.commands:
-        if isinstance(command, RunActivity):
-            if command.not_before <= now:
-                return True
-        elif isinstance(command, Send):
+    for call in run.execution.operations.pending.values():
+        if isinstance(call, ActivityCall) and call.not_before <= now:
             return True
-    return False
+    return any(isinstance(command, Send) for command in turn.commands)
 
 
-def wake_after(run: HotRun, turn: Turn, now: int, *, is_busy: bool) -> int | None:
+def wake_after(run: HotRun, now: int, *, is_busy: bool) -> int | None:
     """Return what the commit of a turn writes into ``wake_at``: `LEAVE` where it is right as it is.
 
     While something lives only in memory the column stays in the past, so that an owner's death makes the instance
@@ -53,11 +54,17 @@ def wake_after(run: HotRun, turn: Turn, now: int, *, is_busy: bool) -> int | Non
     if is_busy:
         is_past = run.wake_at is not None and run.wake_at <= now
         return LEAVE if is_past else now
-    known = run.next_deadline()
-    deadlines = [] if known is None else [known]
-    deadlines += [c.not_before for c in turn.commands if isinstance(c, RunActivity) and c.not_before > now]
-    target = min(deadlines, default=None)
+    target = due_after(run)
     return LEAVE if target == run.wake_at else target
+
+
+def due_after(run: HotRun) -> int | None:
+    """Return when a run that is not busy goes on by itself: its earliest timer or next attempt; None: never."""
+    deadlines = [c.not_before for c in run.execution.operations.pending.values() if isinstance(c, ActivityCall)]
+    timer = run.execution.timers.next_deadline()
+    if timer is not None:
+        deadlines.append(timer)
+    return min(deadlines, default=None)
 
 
 def entry_of(run: HotRun, turn: Turn, *, now: int, wake_at: int | None, is_freed: bool) -> Entry:
@@ -104,7 +111,7 @@ def _outgoing(command: Send) -> Outgoing:
     return Outgoing(command.activity_id, command.to, command.channel, command.body, command.message_id)
 
 
-def blocking_entry(run: HotRun, turn: Turn, failure: Failure, *, build: str, now: int) -> Entry:
+def blocking_entry(run: HotRun, turn: Turn, failure: Failure, *, build: str, wake_at: int) -> Entry:
     """Return the entry that blocks a run: its results are kept, nothing else of the turn happens."""
     return Entry(
         key=run.key,
@@ -117,7 +124,7 @@ def blocking_entry(run: HotRun, turn: Turn, failure: Failure, *, build: str, now
         consumed=(),
         sends=(),
         status=Status.BLOCKED,
-        wake_at=now,
+        wake_at=wake_at,
         inbox_seen=run.inbox_written,
         undrained=turn.undrained,
         is_freed=True,

@@ -31,10 +31,12 @@ class HotRun:
         "alarm_at",
         "arrivals",
         "backoffs",
+        "blocked_by",
         "bodies",
         "claim",
         "execution",
         "execution_id",
+        "has_fresh_mail",
         "has_parked",
         "id",
         "idle_since",
@@ -42,6 +44,7 @@ class HotRun:
         "inbox_written",
         "is_committing",
         "is_gone",
+        "is_leaving",
         "is_loaded",
         "is_mail_expected",
         "is_queued",
@@ -50,6 +53,7 @@ class HotRun:
         "recorded",
         "run",
         "started_at",
+        "undrained",
         "wake_at",
     )
 
@@ -77,6 +81,10 @@ class HotRun:
         self.is_queued = False
         self.is_committing = False
         self.is_gone = False
+        self.is_leaving = False
+        self.blocked_by = instance.build
+        self.has_fresh_mail = False
+        self.undrained = instance.next_seq - instance.drained_seq
         self.is_mail_expected = False
 
     @property
@@ -140,7 +148,7 @@ class HotSet:
     def surplus(self, idle_timeout: float) -> list[HotRun]:
         """Return the idle runs that should leave memory, longest idle first."""
         found: list[HotRun] = []
-        over = len(self._runs) - self.limit
+        over = sum(not run.is_leaving for run in self._runs.values()) - self.limit
         oldest_kept = time.monotonic() - idle_timeout
         for run in self._idle.values():
             if len(found) >= over and run.idle_since > oldest_kept:

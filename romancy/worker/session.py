@@ -90,16 +90,42 @@ class Session:
                     self.lose()
 
 
+class _Patience:
+    """Remember since when each definition has had no worker, as far as this one has seen."""
+
+    def __init__(self, grace: timedelta) -> None:
+        self._grace = grace.total_seconds()
+        self._since: dict[tuple[str, str], float] = {}
+        self._seen: set[tuple[str, str]] = set()
+
+    def begin(self) -> None:
+        """Begin a look: what is not seen in it is served again."""
+        self._since = {definition: self._since[definition] for definition in self._seen}
+        self._seen = set()
+
+    def is_spared(self, workflow: str, version: str) -> bool:
+        """Tell whether a definition that nobody serves has been so for too short a time to say so."""
+        definition = (workflow, version)
+        self._seen.add(definition)
+        return time.monotonic() - self._since.setdefault(definition, time.monotonic()) < self._grace
+
+
 async def housekeep(
     storage: Storage, clock: Clock, ttl: timedelta, grace: timedelta, on_freed: Callable[[], None]
 ) -> None:
-    """Declare dead sessions dead and block what nobody serves, for ever, at least three times in a session's life."""
+    """Declare dead sessions dead and block what nobody serves, for ever, at least three times in a session's life.
+
+    An instance is blocked when it has been due, and its definition without a worker, for the grace time: a worker that
+    is being replaced, or a clock that has jumped, blocks nothing.
+    """
+    patience = _Patience(grace)
     while True:
         try:
             if await storage.reap_sessions(is_gone):
                 on_freed()
             due_before = clock.now() - round(grace.total_seconds() * MICROSECONDS)
-            await storage.block_unserved(due_before=due_before)
+            patience.begin()
+            await storage.block_unserved(due_before=due_before, is_spared=patience.is_spared)
         except StorageError as exc:
             _logger.warning("housekeeping failed, trying again: %s", exc)
         await asyncio.sleep(min(ttl.total_seconds() / 3, _LONGEST_PAUSE))

@@ -27,6 +27,14 @@ class Surroundings(Protocol):
         """Note that an instance has ended or is blocked; it is in the database. ``payload`` is its last event's."""
         ...
 
+    def room_freed(self) -> None:
+        """Note that a run has become idle or has left memory."""
+        ...
+
+    def lost_sight(self) -> None:
+        """Note that the session may own an instance which the worker does not know of."""
+        ...
+
     def run_freed(self, wake_at: int | None) -> None:
         """Note that an instance was freed and is due at an instant."""
         ...

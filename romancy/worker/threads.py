@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -49,11 +50,15 @@ class Threads:
         return await future
 
     def close(self, timeout: float) -> list[str]:
-        """End the threads; return the names of those that are still busy after ``timeout`` seconds each."""
+        """End the threads; return the names of those that are still busy after ``timeout`` seconds in all."""
+        until = time.monotonic() + timeout
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._jobs.get_nowait()
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
-            thread.join(timeout)
+            thread.join(max(until - time.monotonic(), 0.0))
         busy = [thread.name for thread in self._threads if thread.is_alive()]
         self._threads.clear()
         return busy
@@ -63,7 +68,8 @@ class Threads:
             result: object = None
             error: BaseException | None = None
             try:
-                result = job.context.run(job.work)
+                if not job.future.done():  # else its caller has given up before it began
+                    result = job.context.run(job.work)
             except BaseException as exc:  # noqa: BLE001 - it belongs to the caller
                 error = exc
             with self._lock:

@@ -59,9 +59,12 @@ class Alarms:
             if self._deadlines.get(key) == deadline:
                 del self._deadlines[key]
                 rung.append(key)
-        for key in rung:
-            self._ring(key)
-        self._schedule()
+        self._handle = None
+        try:
+            for key in rung:
+                self._ring(key)
+        finally:
+            self._schedule()
 
     def clear(self) -> None:
         """Forget all deadlines."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import math
 import time
@@ -12,16 +13,24 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from romancy.core.clock import MICROSECONDS
 from romancy.core.commands import CancelActivity, RunActivity
 from romancy.core.events import CancelRequested, Envelope, Event, MessageReceived, TimerFired
 from romancy.core.failures import Failure, failure_of
 from romancy.core.records import LEAVE, Accepted, InboxKind, Refused, Rejected, Status
 from romancy.errors import StorageError
 from romancy.replay.execution import Turn
-from romancy.replay.journal import RecordedTurn, release_of
+from romancy.replay.journal import RecordedTurn, note_of, release_of
 from romancy.replay.loop import TurnInterrupted
 from romancy.worker.build import runtime
-from romancy.worker.entries import blocking_entry, entry_of, has_to_be_written, is_busy_after, wake_after
+from romancy.worker.entries import (
+    blocking_entry,
+    due_after,
+    entry_of,
+    has_to_be_written,
+    is_busy_after,
+    wake_after,
+)
 from romancy.worker.hot import UNKNOWN, HotRun
 from romancy.worker.stacks import with_stacks
 
@@ -42,6 +51,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("romancy")
 _SLICE = 0.005
 """Seconds of turns after which the host's event loop gets its turn."""
+_BLOCKED_AGAIN_PAUSE = 10 * MICROSECONDS
 _RESULT, _TIMER, _INBOX = 1, 2, 0
 _CAN_NOT_GO_ON = (Exception, TurnInterrupted, SystemExit)
 """What a replay may raise: changed code may fail, in any way, before it comes to the end of what is recorded."""
@@ -80,6 +90,8 @@ class Turns:
         self._queue: deque[HotRun] = deque()
         self._is_scheduled = False
         self._arrived = 0
+        # Empty: what one request has set must not be seen by the activities of all others.
+        self._context = contextvars.Context()
         self.is_draining = False
 
     @property
@@ -109,6 +121,7 @@ class Turns:
         run.inbox_looked = max(run.inbox_looked, inbox_seq)
         run.is_mail_expected = False
         run.wake_at = UNKNOWN
+        run.has_fresh_mail = run.is_committing
         self._deliver_inbox(run, fresh)
         self.wake(run)
 
@@ -157,7 +170,7 @@ class Turns:
         self._queue.append(run)
         if not self._is_scheduled:
             self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._advance_some)
+            asyncio.get_running_loop().call_soon(self._advance_some, context=self._context)
 
     # -- turns ------------------------------------------------------------------------------------------
 
@@ -171,12 +184,12 @@ class Turns:
                 try:
                     self._advance(run)
                 except Exception as exc:  # noqa: BLE001 - a row that can't be read harms its own instance alone
-                    self._block(run, failure_of(exc))
+                    self._block(run, failure_of(exc), run.undrained)
             if time.monotonic() > until:
                 break
         if self._queue and not self._is_scheduled:
             self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._advance_some)
+            asyncio.get_running_loop().call_soon(self._advance_some, context=self._context)
 
     def _advance(self, run: HotRun) -> None:
         execution = run.execution
@@ -223,8 +236,7 @@ class Turns:
                 f"its worker has died {instance.recoveries} times while it was under way (max_recoveries): "
                 "see what kills the process, then deploy another build or retry it"
             )
-            undrained = instance.next_seq - instance.drained_seq
-            self._block(run, Failure(type="romancy:RecoveryLimit", message=message), undrained)
+            self._block(run, Failure(type="romancy:RecoveryLimit", message=message), run.undrained)
             return False
         try:
             run.recorded = execution.replay(
@@ -238,11 +250,15 @@ class Turns:
             if instance.runtime not in {None, runtime()}:
                 message = f"{failure.message} (recorded on {instance.runtime}, replayed on {runtime()})"
                 failure = msgspec.structs.replace(failure, message=message)
-            self._block(run, failure, instance.next_seq - instance.drained_seq)
+            self._block(run, failure, run.undrained)
             return False
         self._report(run)
+        answered = (
+            set() if run.recorded is None else {note_of(release).activity_id for release in run.recorded.releases}
+        )
         for command in execution.outstanding():
-            self._start(run, command)
+            if command.activity_id not in answered:  # what is answered by the turn to come is not run again
+                self._start(run, command)
         return True
 
     def _report(self, run: HotRun) -> None:
@@ -257,12 +273,12 @@ class Turns:
     def _commit(self, run: HotRun, turn: Turn, now: int) -> None:
         if turn.blocked is not None:
             failure = with_stacks(turn.blocked, run.execution)
-            entry = blocking_entry(run, turn, failure, build=self._build, now=now)
+            entry = blocking_entry(run, turn, failure, build=self._build, wake_at=self._blocked_until(run, now))
             _logger.error("instance %s is blocked: %s", run.id, failure.message)
         else:
-            is_busy = is_busy_after(run, turn, now)
+            is_busy = self.is_draining or is_busy_after(run, turn, now)
             is_freed = not is_busy and self._hot.limit == 0
-            wake_at = wake_after(run, turn, now, is_busy=is_busy)
+            wake_at = wake_after(run, now, is_busy=is_busy)
             if is_freed and wake_at == LEAVE:
                 wake_at = run.wake_at
             entry = entry_of(run, turn, now=now, wake_at=wake_at, is_freed=is_freed)
@@ -273,13 +289,19 @@ class Turns:
 
     def _settle(self, run: HotRun) -> None:
         """Leave a run that has nothing to do: write when it is next due, or let it go."""
+        self._set_alarm(run)
         if not run.is_idle or run.is_mail_expected or self.is_draining:
             return
-        self._set_alarm(run)
+        lost = [c for c in run.execution.outstanding() if c.activity_id not in run.backoffs]
+        if lost:  # no body runs, so nobody would ever answer them
+            for command in lost:
+                self._start(run, command)
+            return
         now = self._clock.now()
         nothing = Turn(run.execution.turn, max(now, run.execution.loop.stamp), [], 0, (), [], None, None)
         self._hot.mark_idle(run)
-        wake_at = wake_after(run, nothing, now, is_busy=False)
+        self._around.room_freed()
+        wake_at = wake_after(run, now, is_busy=is_busy_after(run, nothing, now))
         if self._hot.limit == 0:
             self._free(run)
         elif wake_at != LEAVE or run.inbox_looked > run.inbox_written:
@@ -291,7 +313,10 @@ class Turns:
         """Let an idle run leave memory; it is claimable when it is due."""
         now = self._clock.now()
         nothing = Turn(run.execution.turn, max(now, run.execution.loop.stamp), [], 0, (), [], None, None)
-        wake_at = run.next_deadline()
+        if is_busy_after(run, nothing, now):
+            return
+        run.is_leaving = True
+        wake_at = due_after(run)
         self._submit(run, nothing, entry_of(run, nothing, now=now, wake_at=wake_at, is_freed=True))
 
     def evict_surplus(self, idle_timeout: float) -> None:
@@ -306,13 +331,21 @@ class Turns:
         _logger.error("instance %s is blocked: %s", run.id, failure.message)
         stamp = max(self._clock.now(), run.execution.loop.stamp)
         nothing = Turn(run.execution.turn + 1, stamp, [], undrained, (), [], None, failure)
-        entry = blocking_entry(run, nothing, failure, build=self._build, now=self._clock.now())
+        entry = blocking_entry(run, nothing, failure, build=self._build, wake_at=self._blocked_until(run, stamp))
         self._submit(run, nothing, entry)
+
+    @staticmethod
+    def _blocked_until(run: HotRun, now: int) -> int:
+        """Return when another build may try a blocked run: at once, or after a pause if it was blocked before.
+
+        Two builds that both can't go on with it would otherwise hand it to each other without a break.
+        """
+        return now if run.blocked_by is None else now + _BLOCKED_AGAIN_PAUSE
 
     def _submit(self, run: HotRun, turn: Turn, entry: Entry) -> None:
         run.is_committing = True
         self._hot.mark_active(run)
-        self._committer.submit(entry, partial(self._answered, run, turn, entry))
+        self._committer.submit(entry, run, partial(self._answered, run, turn, entry))
 
     def _answered(self, run: HotRun, turn: Turn, entry: Entry, answer: Answer) -> None:
         run.is_committing = False
@@ -322,11 +355,13 @@ class Turns:
             case Accepted(sent, is_mailed, recipients):
                 run.next_seq += len(entry.notes) + len(sent)
                 run.inbox_written = entry.inbox_seen
+                run.undrained = len(sent)
                 run.is_mail_expected = is_mailed
-                if is_mailed:
+                if is_mailed or run.has_fresh_mail:
                     run.wake_at = UNKNOWN
                 elif entry.wake_at != LEAVE:
                     run.wake_at = entry.wake_at
+                run.has_fresh_mail = False
                 if recipients or is_mailed:
                     self._around.mail_expected((*recipients, run.key) if is_mailed else recipients)
                 if entry.is_freed and turn.blocked is None:
@@ -355,9 +390,11 @@ class Turns:
         if entry.status is Status.BLOCKED:
             _logger.error("instance %s: the database refuses even to block it: %s", run.id, error)
             self.drop(run)
+            self._around.lost_sight()
             return
         self._activities.cancel_all(run)
-        self._block(run, failure_of(StorageError(f"the database refuses what its turn commits: {error}")))
+        failure = failure_of(StorageError(f"the database refuses what its turn commits: {error}"))
+        self._block(run, failure, run.undrained)
 
     def _apply(self, run: HotRun, turn: Turn, sent: list[Event]) -> None:
         """Do what a committed turn asks for outside."""
@@ -393,6 +430,12 @@ class Turns:
             self._alarms.set(deadline, run.key)
 
     def _recur(self, run: HotRun, turn: Turn) -> None:
+        # Nothing of the old run may reach the new one, whose activities have the same ids.
+        self._activities.cancel_all(run)
+        run.backoffs.clear()
+        run.arrivals = [arrival for arrival in run.arrivals if arrival[1] == _INBOX]
+        run.alarm_at = None
+        self._alarms.cancel(run.key)
         unread = run.execution.inbox
         old = run.execution
         run.execution = self._around.next_execution(run, turn)
@@ -411,6 +454,7 @@ class Turns:
             return
         run.is_gone = True
         self._hot.remove(run)
+        self._around.room_freed()
         self._alarms.cancel(run.key)
         self._activities.cancel_all(run)
         run.backoffs.clear()

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("romancy")
 _CLAIM_LIMIT = 200
 _PAUSE_AFTER_FAILURE = 0.5
+_SHORTEST_PAUSE = 0.01
 
 
 class Listener(Protocol):
@@ -115,6 +116,7 @@ class Worker:
         self._mail_wanted = asyncio.Event()
         self._next_due: int | None = None
         self._has_strays = False
+        self._is_full = False
         self._starting: set[int] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -226,12 +228,28 @@ class Worker:
         """Take in an instance that was created as owned; or note that it may have been (``is_lost``)."""
         self._starting.discard(execution_id)
         if is_lost:
-            self._has_strays = True
-            self._claim_wanted.set()
+            self.lost_sight()
         elif created is not None and created.session is not None:
             if created.session == self._session.id and not self._turns.is_draining:
                 self._turns.adopt(Claim(created, [], []))
         else:
+            self._claim_wanted.set()
+
+    def lost_sight(self) -> None:
+        """Note that the session may own an instance which the worker does not know of."""
+        self._has_strays = True
+        self._claim_wanted.set()
+
+    def ended(self, key: int) -> None:
+        """Let go of an instance that a client has ended: nothing of it runs any more."""
+        run = self._hot.get(key)
+        if run is not None:
+            self._turns.drop(run)
+
+    def room_freed(self) -> None:
+        """Note that a run has become idle or has left memory: claim, if there was no room."""
+        if self._is_full:
+            self._is_full = False
             self._claim_wanted.set()
 
     def holds(self, key: int) -> bool:
@@ -255,12 +273,8 @@ class Worker:
             session = self._session.id
             if session is not None and room > 0:
                 try:
-                    if self._has_strays:
-                        self._has_strays = False
-                        await self._storage.free_strays(session, [run.key for run in self._hot], list(self._starting))
-                    found = await self._storage.claim(
-                        session, list(self._definitions), self._build, limit=min(room, _CLAIM_LIMIT)
-                    )
+                    async with self._committer.ownership:
+                        await self._claim(session, min(room, _CLAIM_LIMIT))
                 except SessionLostError:
                     self._session.lose()
                     continue
@@ -269,17 +283,27 @@ class Worker:
                     self._has_strays = True
                     await asyncio.sleep(_PAUSE_AFTER_FAILURE)
                     continue
-                if self._session.id != session:
-                    continue
-                self._next_due = found.next_due
-                for claim in found.claims:
-                    self._turns.adopt(claim)
+                except Exception:
+                    self._has_strays = True
+                    raise
             await self._wait_for_claimable()
+
+    async def _claim(self, session: int, limit: int) -> None:
+        if self._has_strays:
+            await self._storage.free_strays(session, [run.key for run in self._hot], list(self._starting))
+            self._has_strays = False
+        found = await self._storage.claim(session, list(self._definitions), self._build, limit=limit)
+        if self._session.id != session:
+            return
+        self._next_due = found.next_due
+        for claim in found.claims:
+            self._turns.adopt(claim)
 
     async def _wait_for_claimable(self) -> None:
         """Wait until something may be due."""
-        timeout = self._settings.poll_interval.total_seconds()
-        if self._next_due is not None:
+        timeout = max(self._settings.poll_interval.total_seconds(), _SHORTEST_PAUSE)
+        self._is_full = self._room() <= 0
+        if self._next_due is not None and not self._is_full and self._session.id is not None:
             timeout = min(timeout, max(0.0, (self._next_due - self._clock.now()) / 1_000_000))
         try:
             async with asyncio.timeout(timeout):
@@ -288,9 +312,10 @@ class Worker:
             return
 
     async def _read_mail_for_ever(self) -> None:
+        timeout = max(self._settings.poll_interval.total_seconds(), _SHORTEST_PAUSE)
         while True:
             try:
-                async with asyncio.timeout(self._settings.poll_interval.total_seconds()):
+                async with asyncio.timeout(timeout):
                     await self._mail_wanted.wait()
             except TimeoutError:
                 pass
@@ -313,7 +338,7 @@ class Worker:
     async def _evict_for_ever(self) -> None:
         idle_timeout = self._settings.idle_timeout.total_seconds()
         while True:
-            await asyncio.sleep(min(idle_timeout / 4, 30.0))
+            await asyncio.sleep(min(max(idle_timeout / 4, _SHORTEST_PAUSE), 30.0))
             self._turns.evict_surplus(idle_timeout)
 
     # -- what the parts tell each other -----------------------------------------------------------------

@@ -198,8 +198,23 @@ class TestBlocked:
         assert (taken.instance.status, taken.instance.reason, taken.instance.build) == (
             Status.RUNNING,
             None,
-            None,
+            worker.build,
         )
+
+    async def test_another_build_waits_until_it_is_due(self, worker: Worker, storage: Storage) -> None:
+        instance = await block(worker, "x")
+        fixed = await Worker.start(storage, worker.clock, build="fixed")
+        (taken,) = (await claim(fixed)).claims
+        later = fixed.clock.now() + 5_000_000
+        changes = {"status": Status.BLOCKED, "wake_at": later, "is_freed": True, "reason": b"{}", "build": "c"}
+        entry = fixed.entry(taken.instance, **changes)
+            taken.instance, status=Status.BLOCKED, wake_at=later, is_freed=True, reason=b"{}", build="c"
+        )
+        await fixed.accepted(entry)
+        assert (await claim(worker)).claims == []
+        worker.clock.advance(5)
+        (again,) = (await claim(worker)).claims
+        assert again.instance.key == instance.key
 
     async def test_another_build_must_serve_it(self, worker: Worker, storage: Storage) -> None:
         await block(worker, "x")

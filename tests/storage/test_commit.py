@@ -78,7 +78,7 @@ async def test_commit_closes(worker: Worker, clock: ManualClock) -> None:
     assert (after.closed_at, after.waiting_on) == (clock.now(), None)
 
 
-async def test_commit_blocks_claimable_at_once_also_when_the_owner_is_ahead(worker: Worker, clock: ManualClock) -> None:
+async def test_commit_blocks_until_it_is_due_for_another_build(worker: Worker, clock: ManualClock) -> None:
     owned = await worker.own()
     after = await worker.advance(
         owned,
@@ -90,7 +90,7 @@ async def test_commit_blocks_claimable_at_once_also_when_the_owner_is_ahead(work
     )
     assert (after.status, after.wake_at, after.reason, after.build) == (
         Status.BLOCKED,
-        clock.now(),
+        clock.now() + SECOND,
         b"{}",
         worker.build,
     )

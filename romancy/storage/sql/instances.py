@@ -161,14 +161,15 @@ SELECT workflow, version, NULL FROM definitions
 
 BLOCKED_IN_LANE = (
     "SELECT -priority, wake_at, key FROM instances"
-    f" WHERE workflow = ? AND version = ? AND build IS ? AND {_IS_BLOCKED}"
+    f" WHERE workflow = ? AND version = ? AND build IS ? AND wake_at <= ? AND {_IS_BLOCKED}"
     " ORDER BY priority DESC, wake_at, key"
 )
 
 TAKE = (
     f"UPDATE instances SET session = ?, status = {Status.RUNNING:d}, started_at = coalesce(started_at, ?),"
     " runtime = coalesce(runtime, (SELECT s.runtime FROM sessions s WHERE s.id = ?)),"
-    " inbox_seen = inbox_seq, reason = NULL, build = NULL WHERE key = ?"
+    f" recoveries = CASE WHEN status = {Status.BLOCKED:d} THEN 0 ELSE recoveries END,"
+    " inbox_seen = inbox_seq, reason = NULL WHERE key = ?"
 )
 
 FREE = f"UPDATE instances SET session = NULL, wake_at = {_WAKE_WHEN_FREED} WHERE session = ?"
