@@ -206,8 +206,7 @@ class TestBlocked:
         fixed = await Worker.start(storage, worker.clock, build="fixed")
         (taken,) = (await claim(fixed)).claims
         later = fixed.clock.now() + 5_000_000
-        changes = {"status": Status.BLOCKED, "wake_at": later, "is_freed": True, "reason": b"{}", "build": "c"}
-        entry = fixed.entry(taken.instance, **changes)
+        entry = fixed.entry(
             taken.instance, status=Status.BLOCKED, wake_at=later, is_freed=True, reason=b"{}", build="c"
         )
         await fixed.accepted(entry)
