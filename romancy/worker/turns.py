@@ -11,18 +11,14 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from romancy.core.clock import MICROSECONDS
 from romancy.core.commands import CancelActivity, RunActivity
-from romancy.core.events import CancelRequested, Envelope, Event, MessageReceived, TimerFired
+from romancy.core.events import Event, TimerFired
 from romancy.core.failures import Failure, failure_of
-from romancy.core.records import LEAVE, Accepted, InboxKind, Refused, Rejected, Status
+from romancy.core.records import LEAVE, Accepted, Refused, Rejected, Status
 from romancy.errors import StorageError
 from romancy.replay.execution import Turn
-from romancy.replay.journal import RecordedTurn, note_of, release_of
-from romancy.replay.loop import TurnInterrupted
-from romancy.worker.build import runtime
+from romancy.replay.journal import RecordedTurn, release_of
 from romancy.worker.entries import (
     blocking_entry,
     due_after,
@@ -32,6 +28,8 @@ from romancy.worker.entries import (
     wake_after,
 )
 from romancy.worker.hot import UNKNOWN, HotRun
+from romancy.worker.inbox import release_of_item
+from romancy.worker.loading import load, unanswered
 from romancy.worker.stacks import with_stacks
 
 if TYPE_CHECKING:
@@ -53,9 +51,6 @@ _SLICE = 0.005
 """Seconds of turns after which the host's event loop gets its turn."""
 _BLOCKED_AGAIN_PAUSE = 10 * MICROSECONDS
 _RESULT, _TIMER, _INBOX = 1, 2, 0
-_CAN_NOT_GO_ON = (Exception, TurnInterrupted, SystemExit)
-"""What a replay may raise: changed code may fail, in any way, before it comes to the end of what is recorded."""
-_encode = msgspec.json.Encoder().encode
 
 
 class Turns:
@@ -146,13 +141,7 @@ class Turns:
 
     def _deliver_inbox(self, run: HotRun, items: Iterable[InboxItem]) -> None:
         for item in items:
-            release: Release
-            if item.kind is InboxKind.CANCEL:
-                release = CancelRequested(item.body, item.seq)
-            else:
-                envelope = Envelope(item.message_id, item.at, msgspec.Raw(item.body), item.sender)
-                release = MessageReceived(item.channel or "", _encode(envelope), item.seq)
-            self._arrive(run, item.at, _INBOX, release)
+            self._arrive(run, item.at, _INBOX, release_of_item(item))
 
     def _arrive(self, run: HotRun, at: int, rank: int, release: Release) -> None:
         if run.is_gone:
@@ -225,40 +214,13 @@ class Turns:
 
     def _load(self, run: HotRun) -> bool:
         """Bring a claimed run to where its history ends; False if it can't be."""
-        claim, execution = run.claim, run.execution
-        run.claim = None
-        run.is_loaded = True
-        if claim is None:
-            return True
-        instance = claim.instance
-        if instance.recoveries >= self._max_recoveries:
-            message = (
-                f"its worker has died {instance.recoveries} times while it was under way (max_recoveries): "
-                "see what kills the process, then deploy another build or retry it"
-            )
-            self._block(run, Failure(type="romancy:RecoveryLimit", message=message), run.undrained)
-            return False
-        try:
-            run.recorded = execution.replay(
-                claim.history,
-                drained_seq=instance.drained_seq,
-                started_at=run.started_at,
-                guard=self._guard,
-            )
-        except _CAN_NOT_GO_ON as exc:
-            failure = failure_of(exc)
-            if instance.runtime not in {None, runtime()}:
-                message = f"{failure.message} (recorded on {instance.runtime}, replayed on {runtime()})"
-                failure = msgspec.structs.replace(failure, message=message)
+        failure = load(run, max_recoveries=self._max_recoveries, guard=self._guard)
+        if failure is not None:
             self._block(run, failure, run.undrained)
             return False
         self._report(run)
-        answered = (
-            set() if run.recorded is None else {note_of(release).activity_id for release in run.recorded.releases}
-        )
-        for command in execution.outstanding():
-            if command.activity_id not in answered:  # what is answered by the turn to come is not run again
-                self._start(run, command)
+        for command in unanswered(run):
+            self._start(run, command)
         return True
 
     def _report(self, run: HotRun) -> None:

@@ -1,0 +1,55 @@
+"""Bringing a claimed run to where its history ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from romancy.core.failures import Failure, failure_of
+from romancy.replay.journal import note_of
+from romancy.replay.loop import TurnInterrupted
+from romancy.worker.build import runtime
+
+if TYPE_CHECKING:
+    from romancy.core.commands import RunActivity
+    from romancy.core.events import Release
+    from romancy.replay.guard import Guard
+    from romancy.worker.hot import HotRun
+
+_CAN_NOT_GO_ON = (Exception, TurnInterrupted, SystemExit)
+"""What a replay may raise: changed code may fail, in any way, before it comes to the end of what is recorded."""
+
+
+def load(run: HotRun, *, max_recoveries: int, guard: Guard | None) -> Failure | None:
+    """Replay a claimed run's history, once; return why it can't go on, if it can't."""
+    claim = run.claim
+    run.claim = None
+    run.is_loaded = True
+    if claim is None:
+        return None
+    instance = claim.instance
+    if instance.recoveries >= max_recoveries:
+        message = (
+            f"its worker has died {instance.recoveries} times while it was under way (max_recoveries): "
+            "see what kills the process, then deploy another build or retry it"
+        )
+        return Failure(type="romancy:RecoveryLimit", message=message)
+    try:
+        run.recorded = run.execution.replay(
+            claim.history, drained_seq=instance.drained_seq, started_at=run.started_at, guard=guard
+        )
+    except _CAN_NOT_GO_ON as exc:
+        failure = failure_of(exc)
+        if instance.runtime in {None, runtime()}:
+            return failure
+        message = f"{failure.message} (recorded on {instance.runtime}, replayed on {runtime()})"
+        return msgspec.structs.replace(failure, message=message)
+    return None
+
+
+def unanswered(run: HotRun) -> list[RunActivity]:
+    """Return the activities to be run again: those without an outcome, also in the turn that is yet to be computed."""
+    releases: list[Release] = [] if run.recorded is None else run.recorded.releases
+    answered = {note_of(release).activity_id for release in releases}
+    return [command for command in run.execution.outstanding() if command.activity_id not in answered]
