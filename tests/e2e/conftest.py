@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ import pytest
 
 from romancy import App
 from romancy.storage.protocol import Storage
+from romancy.storage.sqlite import SqliteStorage
 
 from .faults import OffsetClock
 
@@ -57,6 +59,15 @@ def make_app(hot_limit: int) -> MakeApp:
 @pytest.fixture
 def clock() -> OffsetClock:
     return OffsetClock()
+
+
+@pytest.fixture
+async def shared(anyio_backend: str, clock: OffsetClock) -> AsyncIterator[SqliteStorage]:
+    """A database that several processes of a test use through proxies."""
+    storage = SqliteStorage("sqlite://", clock=clock)
+    await storage.open()
+    yield storage
+    await storage.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -35,15 +34,6 @@ def fresh_world() -> None:
     global begun, may_end
     begun, may_end = asyncio.Event(), asyncio.Event()
     keys.clear()
-
-
-@pytest.fixture
-async def shared(anyio_backend: str, clock: OffsetClock) -> AsyncIterator[SqliteStorage]:
-    """A database that several processes of a test use through proxies."""
-    storage = SqliteStorage("sqlite://", clock=clock)
-    await storage.open()
-    yield storage
-    await storage.close()
 
 
 @activity

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -45,15 +44,6 @@ def fresh_world() -> None:
     global tried  # noqa: PLW0603 - what the definitions below look at
     tried = asyncio.Event()
     attempts.clear()
-
-
-@pytest.fixture
-async def shared(anyio_backend: str, clock: OffsetClock) -> AsyncIterator[SqliteStorage]:
-    """A database that several processes of a test use through proxies."""
-    storage = SqliteStorage("sqlite://", clock=clock)
-    await storage.open()
-    yield storage
-    await storage.close()
 
 
 class CardDeclinedError(Exception):

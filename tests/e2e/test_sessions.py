@@ -7,7 +7,6 @@ import contextlib
 import signal
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -35,15 +34,6 @@ def fresh_world() -> None:
     global begun, may_end
     begun, may_end = asyncio.Event(), asyncio.Event()
     starts.clear()
-
-
-@pytest.fixture
-async def shared(anyio_backend: str, clock: OffsetClock) -> AsyncIterator[SqliteStorage]:
-    """A database that several processes of a test use through proxies."""
-    storage = SqliteStorage("sqlite://", clock=clock)
-    await storage.open()
-    yield storage
-    await storage.close()
 
 
 @activity

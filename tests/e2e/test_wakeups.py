@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 import msgspec
@@ -32,15 +32,6 @@ begun = asyncio.Event()
 def fresh_world() -> None:
     global begun, may_end
     begun, may_end = asyncio.Event(), asyncio.Event()
-
-
-@pytest.fixture
-async def shared(anyio_backend: str, clock: OffsetClock) -> AsyncIterator[SqliteStorage]:
-    """A database that several processes of a test use through proxies."""
-    storage = SqliteStorage("sqlite://", clock=clock)
-    await storage.open()
-    yield storage
-    await storage.close()
 
 
 @activity
