@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import statistics
 import tempfile
@@ -69,7 +70,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=2_000)
     parser.add_argument("--in-flight", type=int, nargs="*", default=[1, 50, 200])
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--gc-threshold", type=int, help="for gc.set_threshold(N, 20, 100); by default Python's own")
     args = parser.parse_args()
+    if args.gc_threshold:
+        gc.set_threshold(args.gc_threshold, 20, 100)
     for in_flight in args.in_flight:
         runs = max(args.runs // 5, 1) if in_flight == 1 else args.runs
         found: list[dict[str, float]] = []

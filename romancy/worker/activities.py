@@ -100,7 +100,8 @@ class ActivityRunner:
 
     def start(self, run: HotRun, command: RunActivity) -> None:
         """Run a body now, or when there is room."""
-        self.cancel(run, command.activity_id)  # there is none, or its outcome does not count any more
+        if command.activity_id in run.bodies:
+            self.cancel(run, command.activity_id)  # its outcome does not count any more
         body = Body()
         run.bodies[command.activity_id] = body
         if len(self._running) < self._limit:
