@@ -108,6 +108,7 @@ class HotSet:
         self.limit = limit
         self._runs: dict[int, HotRun] = {}
         self._idle: OrderedDict[int, HotRun] = OrderedDict()
+        self._leaving = 0
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -133,6 +134,7 @@ class HotSet:
         if self._runs.get(run.key) is run:
             del self._runs[run.key]
             self._idle.pop(run.key, None)
+            self._leaving -= run.is_leaving
 
     def mark_active(self, run: HotRun) -> None:
         """Note that something of a run is under way."""
@@ -145,10 +147,16 @@ class HotSet:
         self._idle[run.key] = run
         self._idle.move_to_end(run.key)
 
+    def mark_leaving(self, run: HotRun) -> None:
+        """Note that a run's freeing commit is under way: nobody else has to leave in its place."""
+        if not run.is_leaving:
+            run.is_leaving = True
+            self._leaving += 1
+
     def surplus(self, idle_timeout: float) -> list[HotRun]:
         """Return the idle runs that should leave memory, longest idle first."""
         found: list[HotRun] = []
-        over = sum(not run.is_leaving for run in self._runs.values()) - self.limit
+        over = len(self._runs) - self._leaving - self.limit
         oldest_kept = time.monotonic() - idle_timeout
         for run in self._idle.values():
             if len(found) >= over and run.idle_since > oldest_kept:
@@ -160,3 +168,4 @@ class HotSet:
         """Forget all runs."""
         self._runs.clear()
         self._idle.clear()
+        self._leaving = 0

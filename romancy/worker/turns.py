@@ -277,7 +277,7 @@ class Turns:
         nothing = Turn(run.execution.turn, max(now, run.execution.loop.stamp), [], 0, (), [], None, None)
         if is_busy_after(run, nothing, now):
             return
-        run.is_leaving = True
+        self._hot.mark_leaving(run)
         wake_at = due_after(run)
         self._submit(run, nothing, entry_of(run, nothing, now=now, wake_at=wake_at, is_freed=True))
 
