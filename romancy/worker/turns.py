@@ -260,7 +260,7 @@ class Turns:
                 self._start(run, command)
             return
         now = self._clock.now()
-        nothing = Turn(run.execution.turn, max(now, run.execution.loop.stamp), [], 0, (), [], None, None)
+        nothing = _empty_turn(run, now)
         self._hot.mark_idle(run)
         self._around.room_freed()
         wake_at = wake_after(run, now, is_busy=is_busy_after(run, nothing, now))
@@ -274,7 +274,7 @@ class Turns:
     def _free(self, run: HotRun) -> None:
         """Let an idle run leave memory; it is claimable when it is due."""
         now = self._clock.now()
-        nothing = Turn(run.execution.turn, max(now, run.execution.loop.stamp), [], 0, (), [], None, None)
+        nothing = _empty_turn(run, now)
         if is_busy_after(run, nothing, now):
             return
         self._hot.mark_leaving(run)
@@ -432,3 +432,8 @@ class Turns:
         for run in self._hot:
             self.drop(run)
         self._queue.clear()
+
+
+def _empty_turn(run: HotRun, now: int) -> Turn:
+    """Return a turn in which nothing happens: what a commit without events is made of."""
+    return Turn(run.execution.turn, max(now, run.execution.loop.stamp), [], 0, (), [], None, None)
