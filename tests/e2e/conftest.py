@@ -13,6 +13,7 @@ import pytest
 from romancy import App
 from romancy.storage.protocol import Storage
 from romancy.storage.sqlite import SqliteStorage
+from romancy.worker import committer, worker
 
 from .faults import OffsetClock
 
@@ -74,3 +75,10 @@ async def shared(anyio_backend: str, clock: OffsetClock) -> AsyncIterator[Sqlite
 def database(tmp_path: Path) -> str:
     """Return the URL of a file; the tests lose no power, so commits need not wait for the disk."""
     return f"sqlite:///{tmp_path / 'test.db'}?synchronous=NORMAL"
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again soon after a failure: that it is tried again is what counts."""
+    monkeypatch.setattr(worker, "_PAUSE_AFTER_FAILURE", 0.001)
+    monkeypatch.setattr(committer, "_FIRST_PAUSE", 0.001)

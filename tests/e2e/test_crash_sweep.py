@@ -4,98 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Any, Self
+from functools import partial
+from typing import Any
 
 import pytest
 
 from romancy import App, StorageError
 from romancy.storage.protocol import Storage
-from romancy.storage.sqlite import SqliteStorage
-from romancy.worker import committer, worker
 
 from . import orders
-from .faults import Fault, FaultyStorage, OffsetClock, StorageProxy
-from .orders import World, order_once
+from .faults import Fault, OffsetClock, StorageProxy
+from .orders import order_once
+from .sweep import Scenario, Universe, sweep
 
-pytestmark = pytest.mark.anyio
-
-_LONG = 60.0
-"""Seconds after which every session of a dead process has expired."""
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try again soon after a failure: that it is tried again is what counts."""
-    monkeypatch.setattr(worker, "_PAUSE_AFTER_FAILURE", 0.001)
-    monkeypatch.setattr(committer, "_FIRST_PAUSE", 0.001)
-
-
-class Universe:
-    """One database, the processes that use it one after the other, and what they did."""
-
-    def __init__(self, clock: OffsetClock, hot_limit: int) -> None:
-        self._clock = clock
-        self._hot_limit = hot_limit
-        self.database = SqliteStorage("sqlite://", clock=clock)
-        self.world = World()
-        self.processes: list[FaultyStorage] = []
-
-    async def __aenter__(self) -> Self:
-        await self.database.open()
-        orders.world = self.world
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.database.close()
-
-    async def order(
-        self, *, is_out_of_stock: bool, fail_at: int = 0, fault: Fault = Fault.BEFORE, is_mortal: bool = False
-    ) -> tuple[str, dict[str, Any]]:
-        """Run the order to its end, in as many processes as it takes."""
-        while True:
-            process = FaultyStorage(
-                self.database,
-                fail_at=fail_at,
-                fault=fault,
-                is_mortal=is_mortal,
-                recorded=self.world.recorded,
-            )
-            self.processes.append(process)
-            outcome = await self._live(process, is_out_of_stock=is_out_of_stock)
-            if outcome is not None:
-                return outcome
-            fail_at = 0
-            self._clock.advance(_LONG)
-
-    async def _live(self, process: FaultyStorage, *, is_out_of_stock: bool) -> tuple[str, dict[str, Any]] | None:
-        """Run one process; None if it dies, or does not come up."""
-        app = App(
-            process.storage,
-            workflows=[orders.sweep_order, orders.sweep_depot],
-            clock=self._clock,
-            hot_limit=self._hot_limit,
-            grace=timedelta(0) if process.is_mortal else timedelta(seconds=5),
-            poll_interval=timedelta(milliseconds=20),
-        )
-        try:
-            async with app:
-                ordering = asyncio.create_task(order_once(app, is_out_of_stock=is_out_of_stock))
-                dying = asyncio.create_task(process.died.wait())
-                try:
-                    await asyncio.wait([ordering, dying], return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    dying.cancel()
-                    if not ordering.done():
-                        ordering.cancel()
-                    await asyncio.wait([ordering, dying])
-                if process.died.is_set():
-                    await asyncio.gather(ordering, return_exceptions=True)
-                    return None
-                return ordering.result()
-        except StorageError:
-            if not process.has_failed:
-                raise
-            return None
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_pauses")]
 
 
 @pytest.mark.parametrize("is_out_of_stock", [False, True], ids=["shipped", "compensated"])
@@ -104,27 +26,8 @@ class Universe:
 async def test_run_ends_as_undisturbed_whichever_storage_call_fails(
     clock: OffsetClock, hot_limit: int, fault: Fault, is_mortal: bool, is_out_of_stock: bool
 ) -> None:
-    async with Universe(clock, hot_limit) as undisturbed:
-        expected = await undisturbed.order(is_out_of_stock=is_out_of_stock)
-        effects = undisturbed.world.effects
-        assert set(effects.values()) == {1}
-    fail_at = 0
-    while True:
-        fail_at += 1
-        async with Universe(clock, hot_limit) as universe:
-            outcome = await universe.order(
-                is_out_of_stock=is_out_of_stock, fail_at=fail_at, fault=fault, is_mortal=is_mortal
-            )
-            first = universe.processes[0]
-            where = f"call {fail_at}: {first.calls[-1] if is_mortal else first.calls[fail_at - 1 : fail_at]}"
-            assert outcome == expected, where
-            assert not universe.world.repeated, where
-            assert set(universe.world.effects) == set(effects), where
-            if not is_mortal and len(universe.processes) == 1:
-                assert universe.world.effects == effects, where
-            if not first.has_failed:
-                break
-    assert fail_at > 15
+    scenario = Scenario([orders.sweep_order, orders.sweep_depot], partial(order_once, is_out_of_stock=is_out_of_stock))
+    await sweep(scenario, clock, hot_limit, fault=fault, is_mortal=is_mortal, at_least=15)
 
 
 async def test_claim_whose_acknowledgement_is_lost_is_found_again_by_its_worker(
