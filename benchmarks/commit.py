@@ -51,7 +51,7 @@ async def claimed(storage: SqliteStorage, session: int, count: int) -> list[Entr
             stamp=now,
             notes=[Note(EventKind.ACTIVITY_COMPLETED, "1:charge", PAYLOAD)],
             consumed=[],
-            sends=[],
+            requests=[],
             status=Status.RUNNING,
             wake_at=LEAVE,
             inbox_seen=claim.instance.inbox_seen,

@@ -12,6 +12,8 @@ from romancy.core.retry import RetryPolicy
 from romancy.errors import (
     ActivityFailedError,
     ActivityTimedOutError,
+    ChannelModeError,
+    ChildWorkflowFailedError,
     CodecError,
     CompensationError,
     DefinitionError,
@@ -37,11 +39,14 @@ from romancy.errors import (
     WorkflowTimedOutError,
 )
 from romancy.replay.suspend import SuspendKind, SuspendSignal, as_suspend_signal, is_suspend_signal
-from romancy.workflows.channels import Channel
+from romancy.workflows.channels import Channel, Message
+from romancy.workflows.children import ChildHandle, start_child
 from romancy.workflows.completion import as_completed
 from romancy.workflows.determinism import now, random, side_effect, sleep, sleep_until, uuid4
 from romancy.workflows.info import WorkflowInfo, workflow_info
 from romancy.workflows.recur import recur
+from romancy.workflows.selecting import select
+from romancy.workflows.subscriptions import Subscription
 
 __all__ = [
     "ActivityFailedError",
@@ -50,6 +55,9 @@ __all__ = [
     "App",
     "Call",
     "Channel",
+    "ChannelModeError",
+    "ChildHandle",
+    "ChildWorkflowFailedError",
     "Client",
     "CodecError",
     "CompensationError",
@@ -61,6 +69,7 @@ __all__ = [
     "InstanceInfo",
     "InstanceNotFoundError",
     "InstanceRunningError",
+    "Message",
     "NoAppError",
     "NonRetryableError",
     "NondeterminismError",
@@ -73,6 +82,7 @@ __all__ = [
     "SchemaVersionError",
     "SessionLostError",
     "StorageError",
+    "Subscription",
     "SuspendKind",
     "SuspendSignal",
     "WorkflowBlockedError",
@@ -89,9 +99,11 @@ __all__ = [
     "now",
     "random",
     "recur",
+    "select",
     "side_effect",
     "sleep",
     "sleep_until",
+    "start_child",
     "uuid4",
     "workflow",
     "workflow_info",

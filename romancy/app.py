@@ -19,7 +19,7 @@ from romancy.worker.settings import WorkerSettings
 from romancy.worker.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
 
     from romancy.client.handle import Handle, InstanceInfo
@@ -242,17 +242,50 @@ class App:
         """Return a handle on an instance; see `Client.get`."""
         return await self.client.get(id)
 
-    async def send(self, channel: Channel[T], message: T, *, to: str, message_id: str | None = None) -> None:
+    async def send(
+        self,
+        channel: Channel[T],
+        message: T,
+        *,
+        to: str,
+        message_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         """Put a message into an instance's inbox; see `Client.send`."""
-        await self.client.send(channel, message, to=to, message_id=message_id)
+        await self.client.send(channel, message, to=to, message_id=message_id, headers=headers)
+
+    async def send_many(
+        self, channel: Channel[T], messages: Iterable[tuple[str, T]], *, message_id: str | None = None
+    ) -> None:
+        """Send several messages, all of them or none; see `Client.send_many`."""
+        await self.client.send_many(channel, messages, message_id=message_id)
+
+    async def publish(
+        self,
+        channel: Channel[T],
+        message: T,
+        *,
+        message_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Publish a message to a channel's subscribers; see `Client.publish`."""
+        await self.client.publish(channel, message, message_id=message_id, headers=headers)
 
     async def cancel(self, id: str, reason: str = "") -> None:
         """Ask an instance to cancel; see `Handle.cancel`."""
         await self.client.cancel(id, reason)
 
-    async def terminate(self, id: str, reason: str = "") -> None:
+    async def pause(self, id: str) -> None:
+        """Pause an instance; see `Handle.pause`."""
+        await self.client.pause(id)
+
+    async def unpause(self, id: str) -> None:
+        """Let a paused instance go on; see `Handle.unpause`."""
+        await self.client.unpause(id)
+
+    async def terminate(self, id: str, reason: str = "", *, recursive: bool = True) -> None:
         """End an instance now; see `Handle.terminate`."""
-        await self.client.terminate(id, reason)
+        await self.client.terminate(id, reason, recursive=recursive)
 
     async def purge(self, id: str) -> None:
         """Delete an instance that has ended; see `Client.purge`."""

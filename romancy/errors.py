@@ -16,10 +16,11 @@
     ├ WorkflowBlockedError         from result(): .reason, .stack
     ├ ActivityFailedError          in workflow code: .failure, .attempts
     │ └ ActivityTimedOutError      .kind
+    ├ ChildWorkflowFailedError     in workflow code: .failure, .child_id, .status
     ├ CompensationError            .failure, .activity_id
     ├ NonRetryableError · RetryAfter             raised by authors
     ├ NondeterminismError          .activity_id .recorded .requested .location
-    ├ PayloadTooLargeError · CodecError
+    ├ ChannelModeError · PayloadTooLargeError · CodecError
     └ StorageError
       ├ SessionLostError
       └ SchemaVersionError
@@ -138,6 +139,24 @@ class ActivityTimedOutError(ActivityFailedError):
         self.kind = kind
 
 
+class ChildWorkflowFailedError(RomancyError):
+    """A child ended without a result; ``__cause__`` is what it failed with, in its own class where that is possible.
+
+    Attributes:
+        child_id: The child's instance id.
+        status: How it ended: ``"failed"``, ``"cancelled"``, ``"terminated"`` or ``"timed_out"``.
+        failure: What ended it; None where nothing but the status is known.
+    """
+
+    def __init__(
+        self, message: str, child_id: str = "", status: str = "failed", failure: Failure | None = None
+    ) -> None:
+        super().__init__(message)
+        self.child_id = child_id
+        self.status = status
+        self.failure = failure
+
+
 class CompensationError(RomancyError):
     """A compensation failed for good; the others went on.
 
@@ -187,6 +206,10 @@ class NondeterminismError(RomancyError):
         self.recorded = recorded
         self.requested = requested
         self.location = location
+
+
+class ChannelModeError(RomancyError):
+    """A channel is used in two ways: to send directly, to broadcast, or to share out a topic; each has one."""
 
 
 class PayloadTooLargeError(RomancyError):

@@ -13,17 +13,20 @@ from romancy.core.calls import Call, WorkflowCall, current_run
 from romancy.core.codec import check_size
 from romancy.core.entropy import random_bytes
 from romancy.core.failures import Failure, encode_failure
-from romancy.core.records import InboxKind, InstanceFilter, NewInstance, Post, PostResult, Status
+from romancy.core.instance_ids import check_instance_id
+from romancy.core.records import InboxKind, InstanceFilter, NewInstance, Post, PostResult, Publication, Status
 from romancy.errors import (
+    ChannelModeError,
     InstanceAlreadyExistsError,
     InstanceClosedError,
     InstanceNotFoundError,
     InstanceRunningError,
     NotInWorkflowError,
 )
+from romancy.workflows.channels import encode_headers, other_mode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import timedelta
 
     from romancy.client.waiting import Waiters
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
     from romancy.storage.protocol import Storage
     from romancy.workflows.channels import Channel
 
-_LONGEST_ID = 255
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -139,9 +141,7 @@ class Client:
             msg = f"start({call!r}) needs the call of a workflow, such as start(fulfil(order))"
             raise TypeError(msg)
         chosen = random_bytes(16).hex() if id is None else id
-        if not chosen or len(chosen) > _LONGEST_ID or not chosen.isprintable():
-            msg = f"{chosen!r} can't be an instance's id: use 1 to {_LONGEST_ID} printable characters"
-            raise ValueError(msg)
+        check_instance_id(chosen)
         definition = call.definition
         subject = definition.arguments_subject
         payload = definition.signature.bind_encode(self._codec, call.args, call.kwargs, subject)
@@ -205,7 +205,15 @@ class Client:
         subject = definition.result_subject
         return partial(definition.signature.decode_result, self._codec, what=subject)
 
-    async def send(self, channel: Channel[T], message: T, *, to: str, message_id: str | None = None) -> None:
+    async def send(
+        self,
+        channel: Channel[T],
+        message: T,
+        *,
+        to: str,
+        message_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         """Put a message into an instance's inbox; it is durable when this returns.
 
         Args:
@@ -213,41 +221,113 @@ class Client:
             message: What it carries.
             to: The instance's id.
             message_id: Makes the call idempotent: a second message with this id to the same instance is dropped.
+            headers: Texts to send along.
 
         Raises:
             InstanceNotFoundError: No instance has the id.
             InstanceClosedError: It has ended.
+            ChannelModeError: The channel is a topic.
             CodecError: The message is not what the channel carries.
-            PayloadTooLargeError: It is over the limit.
+            PayloadTooLargeError: It, or its headers, are over the limit.
         """
         body = channel.encode(self._codec, message, self._payload_limit)
-        await self._post(Post(to, InboxKind.MESSAGE, channel.name, body, message_id or random_bytes(16).hex()))
+        await self._post([_post_of(channel.name, body, to, message_id, encode_headers(headers))])
+
+    async def send_many(
+        self, channel: Channel[T], messages: Iterable[tuple[str, T]], *, message_id: str | None = None
+    ) -> None:
+        """Send several messages in one transaction: all of them or none.
+
+        Args:
+            channel: The channel on which the workflows receive.
+            messages: The id of an instance and what is sent to it, in the order of sending; an id may come again.
+            message_id: Makes the call idempotent: the n-th message gets the id ``<message_id>/<n>``.
+
+        Raises:
+            InstanceNotFoundError: No instance has one of the ids; nothing is sent.
+            InstanceClosedError: One has ended; nothing is sent.
+            ChannelModeError: The channel is a topic.
+            CodecError: A message is not what the channel carries.
+            PayloadTooLargeError: One is over the limit.
+        """
+        posts = [
+            _post_of(
+                channel.name,
+                channel.encode(self._codec, message, self._payload_limit),
+                to,
+                None if message_id is None else f"{message_id}/{number}",
+            )
+            for number, (to, message) in enumerate(messages)
+        ]
+        if posts:
+            await self._post(posts)
+
+    async def publish(
+        self,
+        channel: Channel[T],
+        message: T,
+        *,
+        message_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Publish a message to a channel's subscribers; it is durable, and in its place, when this returns.
+
+        Args:
+            channel: The channel to which workflows subscribe.
+            message: What it carries.
+            message_id: Makes the call idempotent: a second message with this id on the channel is dropped.
+            headers: Texts to send along.
+
+        Raises:
+            ChannelModeError: The channel is used to send to instances directly.
+            CodecError: The message is not what the channel carries.
+            PayloadTooLargeError: It, or its headers, are over the limit.
+        """
+        body = channel.encode(self._codec, message, self._payload_limit)
+        publication = Publication(channel.name, body, message_id or random_bytes(16).hex(), encode_headers(headers))
+        if PostResult.OTHER_MODE in await self.storage.publish([publication]):
+            raise ChannelModeError(other_mode(channel.name, ""))
+        self._on_change()
 
     async def cancel(self, id: str, reason: str = "") -> None:
         """Ask an instance to cancel; see `Handle.cancel`."""
-        await self._post(Post(id, InboxKind.CANCEL, None, msgspec.json.encode(reason), random_bytes(16).hex()))
+        await self._post([Post(id, InboxKind.CANCEL, None, msgspec.json.encode(reason), random_bytes(16).hex())])
 
-    async def _post(self, post: Post) -> None:
-        match await self.storage.post(post):
-            case PostResult.POSTED | PostResult.DUPLICATE:
-                self._on_change()
-            case PostResult.CLOSED:
-                msg = f"instance {post.to!r} has ended: it takes nothing any more"
-                raise InstanceClosedError(msg)
-            case PostResult.NOT_FOUND:
-                msg = f"no instance has the id {post.to!r}"
-                raise InstanceNotFoundError(msg)
+    async def _post(self, posts: list[Post]) -> None:
+        results = await self.storage.post(posts)
+        for post, result in zip(posts, results, strict=True):
+            match result:
+                case PostResult.POSTED | PostResult.DUPLICATE:
+                    continue
+                case PostResult.CLOSED:
+                    msg = f"instance {post.to!r} has ended: it takes nothing any more"
+                    raise InstanceClosedError(msg)
+                case PostResult.NOT_FOUND:
+                    msg = f"no instance has the id {post.to!r}"
+                    raise InstanceNotFoundError(msg)
+                case PostResult.OTHER_MODE:
+                    raise ChannelModeError(other_mode(post.channel or "", post.to))
+        self._on_change()
 
-    async def terminate(self, id: str, reason: str = "") -> None:
+    async def pause(self, id: str) -> None:
+        """Pause an instance; see `Handle.pause`."""
+        await self.storage.pause(id)
+        self._on_change()
+
+    async def unpause(self, id: str) -> None:
+        """Let a paused instance go on; see `Handle.unpause`."""
+        await self.storage.unpause(id)
+        self._on_change()
+
+    async def terminate(self, id: str, reason: str = "", *, recursive: bool = True) -> None:
         """End an instance now; see `Handle.terminate`."""
         failure = Failure("romancy.errors:WorkflowTerminatedError", reason or "terminated by a client")
         payload = encode_failure(failure)
-        await self.storage.terminate(id, payload)
-        row = await self.storage.get(id)
-        if row is not None and self._local is not None:
-            self._local.ended(row.key)
-        if row is not None and row.status is Status.TERMINATED:
-            self.waiters.instance_changed(row.key, row.status, payload)
+        ended = await self.storage.terminate(id, payload, is_recursive=recursive)
+        for key in ended:
+            if self._local is not None:
+                self._local.ended(key)
+            self.waiters.look_again(key)
         self._on_change()
 
     async def purge(self, id: str) -> None:
@@ -289,3 +369,7 @@ class Client:
             statuses = frozenset({Status[status.upper()]})
         rows = await self.storage.list(InstanceFilter(workflow, statuses, id_prefix), limit=limit)
         return [info_of(cast("Any", row)) for row in rows]
+
+
+def _post_of(channel: str, body: bytes, to: str, message_id: str | None, headers: bytes | None = None) -> Post:
+    return Post(to, InboxKind.MESSAGE, channel, body, message_id or random_bytes(16).hex(), headers=headers)

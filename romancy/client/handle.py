@@ -10,6 +10,7 @@ import msgspec
 
 from romancy.client.waiting import Ended
 from romancy.core.clock import MICROSECONDS
+from romancy.core.durations import seconds_of
 from romancy.core.events import EventKind
 from romancy.core.failures import Failure, decode_failure
 from romancy.core.records import Status
@@ -24,7 +25,7 @@ from romancy.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import timedelta
 
     from romancy.client.client import Client
@@ -166,7 +167,7 @@ class Handle(Generic[R]):
             NoAppError: The App was closed meanwhile.
             TimeoutError: ``timeout`` has passed.
         """
-        seconds = timeout if timeout is None or isinstance(timeout, (int, float)) else timeout.total_seconds()
+        seconds = seconds_of(timeout)
         if seconds is None:
             ended = await self._ended(wait_blocked=wait_blocked)
         else:
@@ -267,18 +268,52 @@ class Handle(Generic[R]):
         """
         await self._client.cancel(self.id, reason)
 
-    async def terminate(self, reason: str = "") -> None:
+    async def terminate(self, reason: str = "", *, recursive: bool = True) -> None:
         """End the instance now: nothing of it runs any more, nothing is compensated.
+
+        Args:
+            reason: Why, for those who ask.
+            recursive: Also terminate, in the same transaction, what it has started and not abandoned, and what those
+                have; else its children are cancelled, terminated or left as they were started to be.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceClosedError: It has ended (recursively: and so has all that it started).
+        """
+        await self._client.terminate(self.id, reason, recursive=recursive)
+
+    async def pause(self) -> None:
+        """Pause the instance: no turn, timer or activity of it begins any more; what arrives is kept.
+
+        Activities that are running end, and their results are recorded. Terminating works; everything else, a cancel
+        too, waits until it goes on.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceClosedError: It has ended.
+            WorkflowBlockedError: It is blocked.
+        """
+        await self._client.pause(self.id)
+
+    async def unpause(self) -> None:
+        """Let the paused instance go on: what was due or has arrived meanwhile comes now. Nothing if it is not paused.
 
         Raises:
             InstanceNotFoundError: No instance has the id.
             InstanceClosedError: It has ended.
         """
-        await self._client.terminate(self.id, reason)
+        await self._client.unpause(self.id)
 
-    async def send(self, channel: Channel[T], message: T, *, message_id: str | None = None) -> None:
+    async def send(
+        self,
+        channel: Channel[T],
+        message: T,
+        *,
+        message_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         """Send a message to the instance; see `Client.send`."""
-        await self._client.send(channel, message, to=self.id, message_id=message_id)
+        await self._client.send(channel, message, to=self.id, message_id=message_id, headers=headers)
 
     def __repr__(self) -> str:
         return f"<handle on {self.id!r}>"

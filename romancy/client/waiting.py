@@ -87,6 +87,11 @@ class Waiters:
             if len(self._lately) > _KEPT:
                 self._lately.popitem(last=False)
 
+    def look_again(self, key: int) -> None:
+        """Have those who wait for an instance ask the database how it stands."""
+        for waiter in self._waiters.get(key, ()):
+            waiter.event.set()
+
     def forget(self, key: int) -> None:
         """Forget how an instance ended: it is purged."""
         self._lately.pop(key, None)

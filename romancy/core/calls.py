@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from romancy.core.definitions import Activity, Workflow
+    from romancy.core.events import Envelope
+    from romancy.core.requests import Request
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -31,8 +33,11 @@ class CallKind(StrEnum):
 
     ACTIVITY = "activity"
     RECEIVE = "receive"
+    TRY_RECEIVE = "try_receive"
     SEND = "send"
-    WORKFLOW = "workflow"
+    PUBLISH = "publish"
+    SUBSCRIBE = "subscribe"
+    CHILD = "child"
     SIDE_EFFECT = "side_effect"
 
 
@@ -188,54 +193,62 @@ class ActivityCall(Call[R_co]):
 
 
 class WorkflowCall(Call[R_co]):
-    """A call of a workflow: what `App.start`, `App.run` and `recur` take."""
+    """A call of a workflow: awaited in a workflow it is a child; else what `App.start`, `start_child` and others take.
 
-    __slots__ = ("args", "definition", "kwargs")
-    kind = CallKind.WORKFLOW
+    Once a child was asked for, ``child_id`` is its instance id.
+    """
+
+    __slots__ = ("args", "child_id", "definition", "kwargs")
+    kind = CallKind.CHILD
+    child_id: str
 
     def __init__(self, definition: Workflow[..., R_co], args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         self.definition = definition
         self.args = args
         self.kwargs = kwargs
-        self.name = definition.name
-        self.activity_id = ""
-        self._iterator = None
-        self._used = False
-        self._run = None
-
-    def _begin(self) -> Generator[object, None, object]:
-        if current_run() is not None:
-            self._used = True
-            msg = (
-                f"workflow {self.name!r} was awaited inside a workflow, which starts no child run: "
-                f"await {self.name}.fn(...) to run its code inline, or start it from an activity"
-            )
-            raise NotInWorkflowError(msg)
-        return super()._begin()
+        super().__init__(definition.name)
 
     async def _outside(self) -> R_co:
         return await registry.the_open_app(self.name).run(self)
 
 
 class ReceiveCall(Call[R_co]):
-    """A wait for the next message of a channel."""
+    """A wait for the next message of a mailbox: a channel's own, or a subscription's.
 
-    __slots__ = ("decode", "timeout")
+    With ``is_competing`` it has to be asked of the channel's topic.
+    """
+
+    __slots__ = ("is_competing", "mailbox", "read", "timeout")
     kind = CallKind.RECEIVE
 
-    def __init__(self, channel: str, decode: Callable[[bytes], R_co], timeout: float | None) -> None:
-        self.decode = decode
+    def __init__(
+        self,
+        channel: str,
+        read: Callable[[Envelope], R_co],
+        timeout: float | None,
+        *,
+        mailbox: str = "",
+        is_competing: bool = False,
+    ) -> None:
+        self.read = read
         self.timeout = timeout
+        self.mailbox = mailbox or channel
+        self.is_competing = is_competing
         super().__init__(channel)
 
 
-class SendCall(Call[None]):
-    """A message to another instance, put into its inbox by the turn's own commit."""
+class RequestCall(Call[R_co]):
+    """Something that is asked of the turn's commit, and answered by it.
 
-    __slots__ = ("body", "to")
-    kind = CallKind.SEND
+    ``ask`` makes the request under an activity id, and ``read`` makes the operation's result of the recorded outcome,
+    or raises what the outcome means.
+    """
 
-    def __init__(self, channel: str, body: bytes, to: str) -> None:
-        self.body = body
-        self.to = to
-        super().__init__(channel)
+    __slots__ = ("ask", "kind", "read")
+    kind: CallKind
+
+    def __init__(self, kind: CallKind, name: str, ask: Callable[[str], Request], read: Callable[[bytes], R_co]) -> None:
+        self.kind = kind
+        self.ask = ask
+        self.read = read
+        super().__init__(name)

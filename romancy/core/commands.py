@@ -7,6 +7,7 @@ from typing import TypeAlias
 import msgspec
 
 from romancy.core.calls import ActivityCall
+from romancy.core.requests import Order, Request
 
 
 class RunActivity(msgspec.Struct, frozen=True):
@@ -29,17 +30,4 @@ class CancelActivity(msgspec.Struct, frozen=True):
     activity_id: str
 
 
-class Send(msgspec.Struct, frozen=True):
-    """Put a message into another instance's inbox, in the turn's own commit.
-
-    ``body`` is the encoded message; the outcome comes back as a `MessageSent` under ``activity_id``.
-    """
-
-    activity_id: str
-    to: str
-    channel: str
-    body: bytes
-    message_id: str
-
-
-Command: TypeAlias = RunActivity | CancelActivity | Send
+Command: TypeAlias = RunActivity | CancelActivity | Request | Order

@@ -23,6 +23,11 @@ class EventKind(IntEnum):
     MESSAGE_SENT = 6
     CANCEL_REQUESTED = 7
     SIDE_EFFECT = 8
+    CHILD_STARTED = 10
+    CHILD_CLOSED = 11
+    TOPIC_PUBLISHED = 12
+    SUBSCRIBED = 13
+    MESSAGE_TRIED = 14
     RUN_COMPLETED = 20
     RUN_FAILED = 21
     RUN_CANCELLED = 22
@@ -33,7 +38,7 @@ class EventKind(IntEnum):
     TIMER_CANCELLED = 42
 
 
-MARKERS = frozenset({EventKind.SIDE_EFFECT})
+MARKERS = frozenset({EventKind.SIDE_EFFECT, EventKind.MESSAGE_TRIED})
 CLOSINGS = frozenset(
     {
         EventKind.RUN_COMPLETED,
@@ -95,23 +100,35 @@ class TimerFired(msgspec.Struct, frozen=True, gc=False):
 
 
 class MessageReceived(msgspec.Struct, frozen=True, gc=False):
-    """A message for the receive that waits longest on its channel.
+    """A message for the receive that waits longest on its mailbox: a channel's name, or a subscription's.
 
     ``activity_id`` is empty until the replay core has named the receive; ``envelope`` is an encoded `Envelope`.
     ``inbox_seq`` is its row in the inbox, 0 on replay.
     """
 
-    channel: str
+    mailbox: str
     envelope: bytes
     inbox_seq: int = 0
     activity_id: str = ""
 
 
-class MessageSent(msgspec.Struct, frozen=True, gc=False):
-    """The outcome of a send, decided by the commit."""
+class Answered(msgspec.Struct, frozen=True, gc=False):
+    """The outcome of a request, decided by the commit; ``kind`` says of what kind of request."""
 
+    kind: EventKind
     activity_id: str
     outcome: bytes
+
+
+class ChildClosed(msgspec.Struct, frozen=True, gc=False):
+    """The end of a child that this run, or an earlier one of the instance, has started: an encoded `ChildEnd`.
+
+    ``inbox_seq`` is its row in the inbox, 0 on replay.
+    """
+
+    activity_id: str
+    end: bytes
+    inbox_seq: int = 0
 
 
 class CancelRequested(msgspec.Struct, frozen=True, gc=False):
@@ -122,7 +139,14 @@ class CancelRequested(msgspec.Struct, frozen=True, gc=False):
 
 
 Release: TypeAlias = (
-    ActivityCompleted | ActivityFailed | ActivityRetried | TimerFired | MessageReceived | MessageSent | CancelRequested
+    ActivityCompleted
+    | ActivityFailed
+    | ActivityRetried
+    | TimerFired
+    | MessageReceived
+    | Answered
+    | ChildClosed
+    | CancelRequested
 )
 
 
@@ -135,12 +159,25 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A message with its surroundings; ``at`` is epoch microseconds by the database's clock."""
+    """A message with its surroundings.
+
+    ``at`` is when it was sent or published, in epoch microseconds by the database's clock; ``sender`` is the id of the
+    instance that did so, if one did.
+    """
 
     message_id: str
     at: int
     body: msgspec.Raw
     sender: str | None = None
+    headers: dict[str, str] = {}
+
+
+class ChildEnd(msgspec.Struct, frozen=True):
+    """How a child has ended: the run that started it, its `Status`, and its last event's payload."""
+
+    run: int
+    status: int
+    payload: msgspec.Raw
 
 
 class SendOutcome(IntEnum):
@@ -149,3 +186,4 @@ class SendOutcome(IntEnum):
     SENT = 0
     CLOSED = 1
     NOT_FOUND = 2
+    OTHER_MODE = 3

@@ -12,6 +12,7 @@ import msgspec
 from romancy.errors import (
     ActivityFailedError,
     ActivityTimedOutError,
+    ChildWorkflowFailedError,
     CodecError,
     CompensationError,
     RetryAfter,
@@ -36,7 +37,12 @@ _REBUILT_DEPTH_LIMIT = 20  # likewise, as rebuilt: a failure may hold one that w
 _COUNT_LIMIT = 64  # failures within one failure
 _NAME_LIMIT = 500
 _MARK = "__romancy_failure__"
-_CARRIERS = (ActivityFailedError, WorkflowFailedError, CompensationError)  # errors with a `failure`
+_CARRIERS = (
+    ActivityFailedError,
+    ChildWorkflowFailedError,
+    WorkflowFailedError,
+    CompensationError,
+)  # errors with a `failure`
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):

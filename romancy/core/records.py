@@ -8,6 +8,7 @@ from enum import IntEnum
 import msgspec
 
 from romancy.core.events import Event, Note
+from romancy.core.requests import Order, Request
 
 
 class Status(IntEnum):
@@ -38,6 +39,7 @@ class InboxKind(IntEnum):
 
     MESSAGE = 1
     CANCEL = 2
+    CHILD = 4
 
 
 class NewInstance(msgspec.Struct, frozen=True):
@@ -54,6 +56,7 @@ class NewInstance(msgspec.Struct, frozen=True):
     wake_at: int
     trace_context: str | None = None
     session: int | None = None
+    parent: int | None = None
 
 
 class Instance(msgspec.Struct, frozen=True):
@@ -85,9 +88,10 @@ class Instance(msgspec.Struct, frozen=True):
 
 
 class InboxItem(msgspec.Struct, frozen=True):
-    """One unread row of an instance's inbox; ``body`` is an encoded message or cancel reason.
+    """One unread row of an instance's inbox; ``body`` is an encoded message, cancel reason or `ChildEnd`.
 
-    ``at`` is when it arrived, by the database's clock.
+    ``channel`` is the mailbox that a message is for, or the activity id of a child. ``at`` is when the row arrived, by
+    the database's clock, and ``sent_at`` when a message was published to its topic, if it was.
     """
 
     seq: int
@@ -97,6 +101,8 @@ class InboxItem(msgspec.Struct, frozen=True):
     sender: str | None
     body: bytes
     at: int
+    headers: bytes | None = None
+    sent_at: int | None = None
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -119,12 +125,16 @@ class Claims(msgspec.Struct, frozen=True):
 
 
 class Mail(msgspec.Struct, frozen=True):
-    """New inbox rows of an instance that the asking session owns; ``inbox_seq`` is its newest number."""
+    """New inbox rows of an instance that the asking session owns; ``inbox_seq`` is its newest number.
+
+    Without any items it is the instance's ``status`` that has changed: it is paused, or goes on.
+    """
 
     key: int
     execution_id: int
     inbox_seq: int
     items: list[InboxItem]
+    status: Status = Status.RUNNING
 
 
 class Post(msgspec.Struct, frozen=True):
@@ -139,6 +149,23 @@ class Post(msgspec.Struct, frozen=True):
     body: bytes
     message_id: str
     sender: str | None = None
+    headers: bytes | None = None
+
+
+class Publication(msgspec.Struct, frozen=True):
+    """A message for a channel's topic, published from outside; ``message_id`` makes it idempotent."""
+
+    channel: str
+    body: bytes
+    message_id: str
+    headers: bytes | None = None
+
+
+class HandedOut(msgspec.Struct, frozen=True):
+    """What one look at the topics has done: the keys of the instances reached, and whether there is more to do."""
+
+    reached: list[int]
+    has_more: bool
 
 
 class Creation(msgspec.Struct, frozen=True):
@@ -163,16 +190,7 @@ class PostResult(IntEnum):
     CLOSED = 1
     NOT_FOUND = 2
     DUPLICATE = 3
-
-
-class Outgoing(msgspec.Struct, frozen=True):
-    """A send within an entry; its outcome becomes a `MESSAGE_SENT` event under ``activity_id``."""
-
-    activity_id: str
-    to: str
-    channel: str
-    body: bytes
-    message_id: str
+    OTHER_MODE = 4
 
 
 class NextRun(msgspec.Struct, frozen=True):
@@ -194,8 +212,9 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         undrained: How many of the last ``notes`` have not been computed yet (a blocked run keeps its results
             so); 0 for an ordinary turn.
         consumed: Inbox rows that the turn has released; they are deleted.
-        sends: Evaluated by the commit, in order; their outcomes follow ``notes`` as events of turn ``turn + 1``
+        requests: Evaluated by the commit, in order; their outcomes follow ``notes`` as events of turn ``turn + 1``
             with the same stamp, and are undrained.
+        orders: Done by the commit, in order, after the requests of the whole batch.
         status: The instance's status afterwards.
         wake_at: When the instance is next claimable; None: only its inbox can wake it; `LEAVE`: untouched.
         inbox_seen: Up to where the owner has looked at the inbox.
@@ -214,7 +233,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     stamp: int
     notes: list[Note]
     consumed: Sequence[int]
-    sends: Sequence[Outgoing]
+    requests: Sequence[Request]
     status: Status
     wake_at: int | None
     inbox_seen: int
@@ -224,18 +243,20 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     reason: bytes | None = None
     build: str | None = None
     next_run: NextRun | None = None
+    orders: Sequence[Order] = ()
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
-    """An entry that is written; ``sent`` are its sends' outcomes as recorded events, in order.
+    """An entry that is written; ``outcomes`` are those of its requests as recorded events, in order.
 
-    ``mailed`` says that the inbox holds rows that the owner has not seen, and
-    ``recipients`` are the keys of other instances that its sends reached.
+    ``mailed`` says that the inbox holds rows that the owner has not seen, and ``recipients`` are the keys of other
+    instances that the entry has reached or created. ``has_topics`` says that a topic may have something to hand out.
     """
 
-    sent: list[Event]
+    outcomes: list[Event]
     mailed: bool = False
     recipients: tuple[int, ...] = ()
+    has_topics: bool = False
 
 
 class Rejected(msgspec.Struct, frozen=True):

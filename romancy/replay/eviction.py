@@ -13,7 +13,7 @@ import inspect
 import types
 from typing import TYPE_CHECKING, Any, cast
 
-from romancy.core.calls import ActivityCall, ReceiveCall
+from romancy.core.calls import ActivityCall, ReceiveCall, WorkflowCall
 from romancy.replay import patches
 from romancy.replay.futures import OperationFuture
 from romancy.replay.locations import coroutine_location
@@ -92,6 +92,8 @@ def _signal_for(future: asyncio.Future[Any], execution: Execution) -> SuspendSig
                 channel=call.name,
                 timeout=call.timeout,
             )
+        if isinstance(call, WorkflowCall):
+            return SuspendSignal(SuspendKind.CHILD, instance_id=execution.instance_id, activity_id=call.activity_id)
         if isinstance(call, ActivityCall):
             return SuspendSignal(SuspendKind.ACTIVITY, instance_id=execution.instance_id, activity_id=call.activity_id)
     if poison is None:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, assert_never
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
+from romancy.core.calls import CallKind
 from romancy.core.codec import DEFAULT_PAYLOAD_LIMIT, check_size
 from romancy.core.commands import RunActivity
 from romancy.core.events import (
-    ActivityCompleted,
-    ActivityFailed,
-    ActivityRetried,
     CancelRequested,
+    ChildClosed,
     Event,
     EventKind,
     MessageReceived,
-    MessageSent,
     Note,
     Release,
     TimerFired,
@@ -143,7 +141,7 @@ class Execution:
             return self.loop.create_future()
         return self.operations.request(call)
 
-    def marker(self, kind: EventKind, name: str, make: Callable[[], bytes]) -> bytes:
+    def marker(self, kind: EventKind, call: CallKind, name: str, make: Callable[[], bytes]) -> bytes:
         """Return what is recorded at this place of the code; record it if the code gets here for the first time."""
         loop = self.loop
         if loop.poison is not None:
@@ -153,13 +151,30 @@ class Execution:
         activity_id = f"{position}:{name}"
         if self.journal is not None:
             try:
-                self.journal.check_marker(position, name)
+                self.journal.check(position, call, name)
                 return self.journal.take_marker(activity_id)
             except NondeterminismError as exc:
                 self.fail_turn(exc)
         value = make()
         self._notes.append(Note(kind, activity_id, value))
         return value
+
+    def try_receive(self, channel: str, mailbox: str) -> bytes:
+        """Take the oldest message of a mailbox, if there is one, and record it, or that there was none.
+
+        Returns:
+            An encoded `Envelope`, or ``null``.
+        """
+
+        def make() -> bytes:
+            is_taken = self.operations.receiver_of(mailbox) is not None  # by a receive that came first
+            message = None if is_taken else self.inbox.take_message(mailbox)
+            if message is None:
+                return b"null"
+            self._consumed += (message.inbox_seq,)
+            return message.envelope
+
+        return self.marker(EventKind.MESSAGE_TRIED, CallKind.TRY_RECEIVE, channel, make)
 
     def fail_turn(self, exc: BaseException) -> NoReturn:
         """Give the turn up: keep the error where ``except Exception`` can't swallow it, and poison the run.
@@ -263,9 +278,9 @@ class Execution:
                 raise self._fatal
             self.turn = turn.number
         self.journal.finish()
-        for send in self.operations.sends():
-            if not self.journal.has_end_of(send.activity_id):  # the outcome is recorded with the sending
-                raise missing(send.activity_id, "?")
+        for call in self.operations.requested():
+            if not self.journal.has_end_of(call.activity_id):  # the outcome is recorded with the asking
+                raise missing(call.activity_id, "?")
         self.journal = None
         return pending
 
@@ -340,11 +355,14 @@ class Execution:
 
     def _turn(self, releases: Sequence[Release], is_recorded: bool) -> None:  # noqa: FBT001
         number = self.turn + 1
+        todo: deque[Release] = deque(releases)
         if self.root is None:
             self.turn = number
+            if not is_recorded:  # what came before the start can be seen from the first line on
+                self.inbox.extend(release for release in todo if isinstance(release, MessageReceived))
+                todo = deque(release for release in todo if not isinstance(release, MessageReceived))
             self._start()
             self._drain()
-        todo = deque(releases)
         if is_recorded:
             self._follow(todo, number)
         if self.journal is None:
@@ -392,36 +410,33 @@ class Execution:
     def _deliver(self, release: Release) -> bool:
         """Hand a release to whoever waits for it; False if nobody does."""
         match release:
-            case ActivityCompleted():
-                is_wanted = self.operations.complete(release)
-                self._closer.settled()
-            case ActivityFailed():
-                is_wanted = self.operations.fail(release)
-                self._closer.settled()
-            case ActivityRetried():
-                is_wanted = self.operations.retry(release)
             case TimerFired(timer_id):
                 handle = self.timers.take(timer_id)
                 is_wanted = handle is not None
                 if handle is not None:
                     handle._scheduled = False  # type: ignore[attr-defined] # it is not to be cancelled any more
                     self.loop.ready.append(handle)
-            case MessageReceived():
-                is_wanted = self.operations.receive(release)
-                if is_wanted and release.inbox_seq:
-                    self._consumed += (release.inbox_seq,)
-            case MessageSent():
-                is_wanted = self.operations.sent(release)
             case CancelRequested():
                 is_wanted = True
+                self._consume(release.inbox_seq)
                 self._cancel(release)
+            case MessageReceived():
+                is_wanted = self.operations.receive(release)
+                if is_wanted:
+                    self._consume(release.inbox_seq)
+            case ChildClosed():
+                is_wanted = self.operations.child_closed(release)
+                self._consume(release.inbox_seq)  # nobody else will ever want it
             case _:
-                assert_never(release)
+                is_wanted = self.operations.deliver(release)
+                self._closer.settled()
         return is_wanted
 
+    def _consume(self, inbox_seq: int) -> None:
+        if inbox_seq:  # on replay there is none
+            self._consumed += (inbox_seq,)
+
     def _cancel(self, release: CancelRequested) -> None:
-        if release.inbox_seq:
-            self._consumed += (release.inbox_seq,)
         if self.cancel_reason is None and self.root is not None:
             self.cancel_reason = msgspec.json.decode(release.reason, type=str)
             self.root.cancel(self.cancel_reason or None)

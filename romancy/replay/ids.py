@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from hashlib import blake2b
 
+from romancy.core.instance_ids import LONGEST_ID
+
 
 class Scope:
     """Count what one task of a run asks for; operations, tasks and timers are counted separately.
@@ -47,6 +49,20 @@ def hash_salt(execution_id: int, run: int) -> int:
     asyncio keeps all tasks of a process in one WeakSet: runs that share hashes make its look-ups linear.
     """
     return int.from_bytes(_digest(execution_id, run, "hash", 7), "big")
+
+
+def derived_number(execution_id: int, run: int, activity_id: str) -> int:
+    """Return a random-looking 62-bit number that is the same at every replay: a child's ``execution_id``."""
+    return int.from_bytes(_digest(execution_id, run, activity_id, 8), "big") >> 2
+
+
+def child_id_of(instance_id: str, execution_id: int, run: int, activity_id: str) -> str:
+    """Return the id of a child that was given none: it names its parent, and differs for every start and run of it."""
+    mark = _digest(execution_id, run, "child", 4).hex()
+    chosen = f"{instance_id}/{activity_id}~{mark}"
+    if len(chosen) <= LONGEST_ID:
+        return chosen
+    return f"child-{_digest(execution_id, run, chosen, 16).hex()}"
 
 
 def derived_uuid(execution_id: int, run: int, scope: Scope) -> uuid.UUID:

@@ -43,6 +43,18 @@ class Inbox:
         """Return the items, oldest first: the next run of the instance goes on with them."""
         return list(self._items)
 
+    def take_message(self, mailbox: str) -> MessageReceived | None:
+        """Remove and return a mailbox's oldest message, though no receive waits for it; None if there is none."""
+        for index, item in enumerate(self._items):
+            if isinstance(item, MessageReceived) and item.mailbox == mailbox:
+                del self._items[index]
+                return item
+        return None
+
+    def drop(self, mailbox: str) -> None:
+        """Forget the messages of a mailbox: its subscription is closed."""
+        self._items = [item for item in self._items if isinstance(item, CancelRequested) or item.mailbox != mailbox]
+
     def take(self, operations: Operations) -> Unread | None:
         """Remove and return the oldest item that can be released; a message then names its receive."""
         if not self.has_news:
@@ -51,7 +63,7 @@ class Inbox:
             if isinstance(item, CancelRequested):
                 del self._items[index]
                 return item
-            receiver = operations.receiver_of(item.channel)
+            receiver = operations.receiver_of(item.mailbox)
             if receiver is not None:
                 del self._items[index]
                 return msgspec.structs.replace(item, activity_id=receiver)

@@ -14,11 +14,12 @@ from romancy.core.events import (
     ActivityCompleted,
     ActivityFailed,
     ActivityRetried,
+    Answered,
     CancelRequested,
+    ChildClosed,
     Event,
     EventKind,
     MessageReceived,
-    MessageSent,
     Note,
     Release,
     TimerFired,
@@ -34,11 +35,26 @@ _OPERATION_KIND: dict[int, CallKind] = {
     EventKind.ACTIVITY_FAILED: CallKind.ACTIVITY,
     EventKind.ACTIVITY_RETRIED: CallKind.ACTIVITY,
     EventKind.MESSAGE_RECEIVED: CallKind.RECEIVE,
+    EventKind.MESSAGE_TRIED: CallKind.TRY_RECEIVE,
     EventKind.MESSAGE_SENT: CallKind.SEND,
+    EventKind.TOPIC_PUBLISHED: CallKind.PUBLISH,
+    EventKind.SUBSCRIBED: CallKind.SUBSCRIBE,
+    EventKind.CHILD_STARTED: CallKind.CHILD,
+    EventKind.CHILD_CLOSED: CallKind.CHILD,
     EventKind.SIDE_EFFECT: CallKind.SIDE_EFFECT,
 }
 _COMPLETED = EventKind.ACTIVITY_COMPLETED
-_ENDS = frozenset({EventKind.ACTIVITY_COMPLETED, EventKind.ACTIVITY_FAILED, EventKind.MESSAGE_SENT})
+_OUTCOMES = frozenset(
+    {EventKind.MESSAGE_SENT, EventKind.TOPIC_PUBLISHED, EventKind.SUBSCRIBED, EventKind.CHILD_STARTED}
+)
+_ENDS = frozenset({EventKind.ACTIVITY_COMPLETED, EventKind.ACTIVITY_FAILED}) | _OUTCOMES
+_RELEASES: dict[int, type[ActivityCompleted | ActivityFailed | ActivityRetried | ChildClosed]] = {
+    EventKind.ACTIVITY_COMPLETED: ActivityCompleted,
+    EventKind.ACTIVITY_FAILED: ActivityFailed,
+    EventKind.ACTIVITY_RETRIED: ActivityRetried,
+    EventKind.CHILD_CLOSED: ChildClosed,
+}
+"""Releases of an activity id and a payload."""
 _MEND = "deploy the code that the run began with, or a new version of the workflow beside it"
 
 
@@ -55,8 +71,10 @@ def note_of(release: Release) -> Note:
             return Note(EventKind.TIMER_FIRED, timer_id, None)
         case MessageReceived(_, envelope, _, activity_id):
             return Note(EventKind.MESSAGE_RECEIVED, activity_id, envelope)
-        case MessageSent(activity_id, outcome):
-            return Note(EventKind.MESSAGE_SENT, activity_id, outcome)
+        case Answered(kind, activity_id, outcome):
+            return Note(kind, activity_id, outcome)
+        case ChildClosed(activity_id, end):
+            return Note(EventKind.CHILD_CLOSED, activity_id, end)
         case CancelRequested(reason):
             return Note(EventKind.CANCEL_REQUESTED, None, reason)
         case _:
@@ -71,22 +89,18 @@ def release_of(event: Event) -> Release | None:
     """
     kind, key, payload = event.kind, event.activity_id or "", event.payload or b""
     match kind:
-        case EventKind.ACTIVITY_COMPLETED:
-            return ActivityCompleted(key, payload)
-        case EventKind.ACTIVITY_FAILED:
-            return ActivityFailed(key, payload)
-        case EventKind.ACTIVITY_RETRIED:
-            return ActivityRetried(key, payload)
+        case _ if kind in _RELEASES:
+            return _RELEASES[kind](key, payload)
         case EventKind.TIMER_FIRED:
             return TimerFired(key)
         case EventKind.MESSAGE_RECEIVED:
             return MessageReceived(key.partition(":")[2], payload, 0, key)
-        case EventKind.MESSAGE_SENT:
-            return MessageSent(key, payload)
         case EventKind.CANCEL_REQUESTED:
             return CancelRequested(payload)
         case EventKind.ACTIVITY_SCHEDULED | EventKind.TIMER_STARTED | EventKind.TIMER_CANCELLED:
             return None
+        case _ if kind in _OUTCOMES:
+            return Answered(EventKind(kind), key, payload)
         case _ if kind in MARKERS or kind in CLOSINGS:
             return None
         case _:
@@ -133,11 +147,11 @@ class Journal:
             self._recorded[position] = (kind, name)
             if event.kind in _ENDS:
                 self._ended.add(event.activity_id)
-            elif kind is CallKind.SIDE_EFFECT:
+            elif event.kind in MARKERS:
                 self._markers[event.activity_id] = event.payload or b"null"
 
     def has_end_of(self, activity_id: str) -> bool:
-        """Tell whether the outcome of an activity or a send is recorded."""
+        """Tell whether the outcome of an activity or a request is recorded."""
         return activity_id in self._ended
 
     def check(self, position: str, kind: CallKind, name: str) -> None:
@@ -149,10 +163,6 @@ class Journal:
         was, asked = f"{recorded[0].value} {recorded[1]!r}", f"{kind.value} {name!r}"
         msg = f"{position}: history records {was}, but the code at {location} asks for {asked}: {_MEND}"
         raise NondeterminismError(msg, position, was, asked, location)
-
-    def check_marker(self, position: str, name: str) -> None:
-        """Raise `NondeterminismError` if something else than a marker is recorded at a position."""
-        self.check(position, CallKind.SIDE_EFFECT, name)
 
     def take_marker(self, activity_id: str) -> bytes:
         """Return a recorded marker's value.

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, TypeGuard, cast
+from typing import TYPE_CHECKING, TypeGuard, assert_never, cast
 
 import msgspec
 
-from romancy.core.calls import ActivityCall, Call, ReceiveCall, SendCall
+from romancy.core.calls import ActivityCall, Call, CallKind, ReceiveCall, RequestCall, WorkflowCall
 from romancy.core.codec import check_size
-from romancy.core.commands import CancelActivity, Command, RunActivity, Send
+from romancy.core.commands import CancelActivity, Command, RunActivity
 from romancy.core.events import (
     ActivityCompleted,
     ActivityFailed,
     ActivityRetried,
+    Answered,
     Attempt,
+    ChildClosed,
     Envelope,
+    EventKind,
     MessageReceived,
-    MessageSent,
     Release,
-    SendOutcome,
 )
 from romancy.core.failures import decode_failure, exception_of
-from romancy.errors import InstanceClosedError, InstanceNotFoundError
+from romancy.core.requests import CancelChild, EndWait, Unsubscribe, Wait
+from romancy.errors import InstanceAlreadyExistsError, RomancyError
+from romancy.replay.children import Children, check_started, settle
 
 if TYPE_CHECKING:
     import asyncio
@@ -40,15 +43,19 @@ class Operations:
     Attributes:
         pending: The operations without an outcome by activity id, in the order in which they were asked for.
         commands: What the turn asks for so far, by activity id.
+        children: The children that the code holds.
+        subscriptions: The channels of the open subscriptions, by mailbox.
         armed: Completed activities that have a compensation, with their results, in the order of completion.
     """
 
-    __slots__ = ("_receivers", "_run", "_withdrawn", "armed", "commands", "pending")
+    __slots__ = ("_receivers", "_run", "_withdrawn", "armed", "children", "commands", "pending", "subscriptions")
 
     def __init__(self, run: Execution) -> None:
         self.pending: dict[str, Call[object]] = {}
         self.commands: dict[str, Command] = {}
         self.armed: list[tuple[ActivityCall[object], object]] = []
+        self.children = Children(run)
+        self.subscriptions: dict[str, str] = {}
         self._run = run
         self._receivers: dict[str, dict[str, ReceiveCall[object]]] = {}
         self._withdrawn: set[str] = set()
@@ -67,8 +74,11 @@ class Operations:
         cls = type(call)
         if cls is ActivityCall:
             self._ask_for_activity(cast("ActivityCall[object]", call))
-        elif cls is SendCall:
-            self._ask_for_send(cast("SendCall", call))
+        elif cls is RequestCall:
+            self.commands[call.activity_id] = cast("RequestCall[object]", call).ask(call.activity_id)
+        elif cls is WorkflowCall:
+            child = cast("WorkflowCall[object]", call)
+            self.commands[call.activity_id] = self.children.request(child, call.activity_id)
         future = self._run.loop.create_operation(call, self)
         call.future = future
         self.pending[call.activity_id] = call
@@ -91,15 +101,12 @@ class Operations:
         call.scheduled_at = stamp = run.loop.stamp
         self.commands[activity_id] = RunActivity(activity_id, call, 1, 0, stamp)
 
-    def _ask_for_send(self, call: SendCall) -> None:
-        run = self._run
-        message_id = f"{run.execution_id:x}/{run.run}/{call.activity_id}"
-        self.commands[call.activity_id] = Send(call.activity_id, call.to, call.name, call.body, message_id)
-
     def _wait_for_message(self, call: ReceiveCall[object]) -> None:
         run = self._run
-        self._receivers.setdefault(call.name, {})[call.activity_id] = call
+        self._receivers.setdefault(call.mailbox, {})[call.activity_id] = call
         run.inbox.has_news = True
+        if call.is_competing:
+            self.commands[call.activity_id] = Wait(call.activity_id, call.name, call.mailbox)
         if call.timeout is not None:
             timer = run.loop.call_later(call.timeout, self._time_out, call)
             call.future.add_done_callback(partial(_cancel_timer, timer))
@@ -107,15 +114,18 @@ class Operations:
     def cancelled(self, call: Call[object]) -> None:
         """Withdraw an operation whose wait was cancelled.
 
-        What was asked for in this very turn is not asked for at all. A receive gives up its place. A send that is
-        committed comes back with its outcome. An activity is told to stop, unless it has a compensation:
-        then the run keeps an ear on it, since what it does may have to be undone.
+        What was asked for in this very turn is not asked for at all. A receive gives up its place. A request that is
+        committed comes back with its outcome. A child that was awaited is asked to cancel. An activity is told to stop,
+        unless it has a compensation: then the run keeps an ear on it, since what it does may have to be undone.
         """
-        if self._run.is_poisoned or self._retract(call):
+        if self._run.is_poisoned:
             return
         if isinstance(call, ReceiveCall):
-            self._receivers[call.name].pop(call.activity_id, None)
-            self.pending.pop(call.activity_id, None)
+            self._end_receive(call)
+        elif self._retract(call):
+            return
+        elif isinstance(call, WorkflowCall):
+            self._withdraw(call.activity_id, CancelChild(call.activity_id, "its parent does not wait for it any more"))
         elif isinstance(call, ActivityCall) and call.definition.undo is None:
             self.drop(call)
 
@@ -123,9 +133,40 @@ class Operations:
         """Tell an activity to stop, and take no outcome of it any more."""
         if self._retract(call):
             return
-        if self.pending.pop(call.activity_id, None) is not None:
-            self._withdrawn.add(call.activity_id)
-            self.commands[call.activity_id] = CancelActivity(call.activity_id)
+        self._withdraw(call.activity_id, CancelActivity(call.activity_id))
+
+    def _withdraw(self, activity_id: str, command: Command) -> None:
+        if self.pending.pop(activity_id, None) is not None:
+            self._withdrawn.add(activity_id)
+            self.commands[activity_id] = command
+
+    def _end_receive(self, call: ReceiveCall[object]) -> None:
+        """Take a receive out of what is pending; a competing one also in the database, if it is known there."""
+        activity_id = call.activity_id
+        self.pending.pop(activity_id, None)
+        receivers = self._receivers.get(call.mailbox)
+        if receivers is not None:
+            receivers.pop(activity_id, None)
+            if not receivers:
+                del self._receivers[call.mailbox]
+        if call.is_competing and self.commands.pop(activity_id, None) is None:
+            self.commands[activity_id] = EndWait(activity_id)
+
+    def unsubscribe(self, mailbox: str) -> None:
+        """Close a subscription; receives that still wait on it are told so."""
+        if self._run.is_poisoned or self.subscriptions.pop(mailbox, None) is None:
+            return
+        for call in list(self._receivers.get(mailbox, {}).values()):
+            self._end_receive(call)
+            settle(_taken(call), None, RuntimeError(f"the subscription to channel {call.name!r} was closed"))
+        self.commands[f"unsubscribe {mailbox}"] = Unsubscribe(mailbox)
+        self._run.inbox.drop(mailbox)
+
+    def cancel_child(self, activity_id: str, reason: str) -> None:
+        """Ask a child that is held to cancel; nothing if it has ended, as far as is known."""
+        child = self.children.held.get(activity_id)
+        if child is not None and not child.closed.done() and not self._run.is_poisoned:
+            self.commands[f"cancel {activity_id}"] = CancelChild(activity_id, reason)
 
     def _retract(self, call: Call[object]) -> bool:
         """Take back what was asked for in this very turn; False if it is older."""
@@ -152,13 +193,13 @@ class Operations:
         """Tell whether an activity that has a compensation is without an outcome."""
         return any(call.definition.undo is not None for call in self.activities())
 
-    def sends(self) -> Iterable[SendCall]:
-        """Return the sends without an outcome."""
-        return [call for call in self.pending.values() if isinstance(call, SendCall)]
+    def requested(self) -> Iterable[Call[object]]:
+        """Return what has been asked of the database, and is not ended by a release of its own."""
+        return [call for call in self.pending.values() if isinstance(call, RequestCall | WorkflowCall)]
 
-    def receiver_of(self, channel: str) -> str | None:
-        """Return the id of the receive that waits longest on a channel."""
-        receivers = self._receivers.get(channel)
+    def receiver_of(self, mailbox: str) -> str | None:
+        """Return the id of the receive that waits longest on a mailbox."""
+        receivers = self._receivers.get(mailbox)
         return next(iter(receivers)) if receivers else None
 
     def was_withdrawn(self, activity_id: str | None) -> bool:
@@ -170,12 +211,26 @@ class Operations:
         self.pending.clear()
         self.commands.clear()
         self.armed.clear()
+        self.children.held.clear()
         self._receivers.clear()
 
     # -- answering --------------------------------------------------------------------------------------
 
-    def complete(self, release: ActivityCompleted) -> bool:
-        """Hand over an activity's result; False if nobody waits for it."""
+    def deliver(self, release: ActivityCompleted | ActivityFailed | ActivityRetried | Answered) -> bool:
+        """Hand over what became of an activity or a request; False if nobody waits for it."""
+        match release:
+            case ActivityCompleted():
+                return self._complete(release)
+            case ActivityFailed():
+                return self._fail(release)
+            case ActivityRetried():
+                return self._retry(release)
+            case Answered():
+                return self._answer(release)
+            case _:
+                assert_never(release)
+
+    def _complete(self, release: ActivityCompleted) -> bool:
         activity_id = release.activity_id
         call = self.pending.get(activity_id)
         if not isinstance(call, ActivityCall):
@@ -190,8 +245,7 @@ class Operations:
             self.armed.append((call, value))
         return True
 
-    def fail(self, release: ActivityFailed) -> bool:
-        """Hand over an activity's failure; False if nobody waits for it."""
+    def _fail(self, release: ActivityFailed) -> bool:
         call = self.pending.get(release.activity_id)
         if not isinstance(call, ActivityCall):
             return False
@@ -202,8 +256,7 @@ class Operations:
             future.set_exception(exc)
         return True
 
-    def retry(self, release: ActivityRetried) -> bool:
-        """Note a failed attempt, and ask for the next; False if nobody waits for it."""
+    def _retry(self, release: ActivityRetried) -> bool:
         activity_id = release.activity_id
         call = self.pending.get(activity_id)
         if not isinstance(call, ActivityCall):
@@ -219,25 +272,53 @@ class Operations:
         call = self.pending.get(release.activity_id)
         if not isinstance(call, ReceiveCall):
             return False
-        value = call.decode(bytes(_envelope.decode(release.envelope).body))
-        del self.pending[release.activity_id]
-        del self._receivers[call.name][release.activity_id]
+        value = call.read(_envelope.decode(release.envelope))
+        self._end_receive(call)
         self._run.inbox.has_news = True
         _taken(call).set_result(value)
         return True
 
-    def sent(self, release: MessageSent) -> bool:
-        """Hand over what became of a send; False if nobody sent."""
-        call = self.pending.pop(release.activity_id, None)
-        if not isinstance(call, SendCall):
+    def _answer(self, release: Answered) -> bool:
+        call = self.pending.get(release.activity_id)
+        if isinstance(call, WorkflowCall):
+            try:
+                check_started(release.outcome, call)
+            except InstanceAlreadyExistsError as exc:
+                del self.pending[release.activity_id]
+                settle(_taken(call), None, exc)
+            return True
+        if not isinstance(call, RequestCall):
             return False
+        del self.pending[release.activity_id]
         future = _taken(call)
-        if not future.done():
-            exc = _send_error(SendOutcome(int(release.outcome)), call)
-            if exc is None:
-                future.set_result(None)
-            else:
-                future.set_exception(exc)
+        value: object = None
+        error = None
+        try:
+            value = call.read(release.outcome)
+        except RomancyError as exc:
+            error = exc
+        if future.cancelled() and error is None:
+            self._undo_request(call, release)
+        settle(future, value, error)
+        return True
+
+    def _undo_request(self, call: RequestCall[object], release: Answered) -> None:
+        """Take back what was opened for somebody who does not wait for it any more."""
+        if release.kind is EventKind.SUBSCRIBED:
+            self.unsubscribe(msgspec.json.decode(release.outcome, type=str))
+        elif call.kind is CallKind.CHILD:
+            self.cancel_child(call.activity_id, "its parent does not wait for it any more")
+
+    def child_closed(self, release: ChildClosed) -> bool:
+        """Hand over a child's end; False if nobody can want it."""
+        if not self.children.is_of_this_run(release):
+            return False
+        call = self.pending.get(release.activity_id)
+        if not isinstance(call, WorkflowCall):
+            return self.children.close_held(release)
+        outcome = self.children.outcome(call.child_id, call.definition, release)
+        del self.pending[release.activity_id]
+        settle(_taken(call), *outcome)
         return True
 
 
@@ -255,13 +336,3 @@ def _taken(call: Call[object]) -> asyncio.Future[object]:
 
 def _cancel_timer(timer: asyncio.TimerHandle, _: asyncio.Future[object]) -> None:
     timer.cancel()
-
-
-def _send_error(outcome: SendOutcome, call: SendCall) -> Exception | None:
-    match outcome:
-        case SendOutcome.SENT:
-            return None
-        case SendOutcome.CLOSED:
-            return InstanceClosedError(f"instance {call.to!r} has ended: it takes no message on channel {call.name!r}")
-        case SendOutcome.NOT_FOUND:
-            return InstanceNotFoundError(f"no instance {call.to!r} to send to on channel {call.name!r}")

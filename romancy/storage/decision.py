@@ -7,25 +7,30 @@ writes it. So both databases reject, number, send and wake alike. The protocol i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
 from romancy.core.events import Event, EventKind, SendOutcome
 from romancy.core.records import LEAVE, Accepted, Entry, InboxKind, Rejected, Status
-from romancy.storage.rows import Advance, HistoryRow, MessageRow, Opening, Reach, Row, Settlement
+from romancy.core.requests import ChildOutcome, Order, Publish, Send, StartChild, Subscribe
+from romancy.storage.rows import Advance, ChildRow, HistoryRow, MessageRow, Opening, Reach, Row, Settlement
+from romancy.storage.topics import Topics
+from romancy.storage.waking import parked_until, wake_for_mail
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from romancy.core.records import Outgoing
+    from romancy.core.requests import Request
+    from romancy.storage.rows import ChannelRow, SubscriptionRow
 
 
 class Decision(msgspec.Struct, frozen=True):
     """What to answer and what to write; `answers` has one item per entry, in order.
 
     An instance is in one of `advances`, `settlements` and `reaches` at most; `openings` come on top of
-    its settlement.
+    its settlement. `orders` are to be done after everything else has been written, each for an instance and its run;
+    `closings` are the instances that end and whose end concerns others.
     """
 
     answers: list[Accepted | Rejected]
@@ -36,30 +41,19 @@ class Decision(msgspec.Struct, frozen=True):
     settlements: list[Settlement]
     reaches: list[Reach]
     openings: list[Opening]
+    topics: Topics
+    children: list[ChildRow]
+    orders: list[tuple[int, int, Order]]
+    closings: list[int]
 
 
-def wake_for_mail(status: int, wake_at: int | None, now: int, kind: InboxKind = InboxKind.MESSAGE) -> int | None:
-    """Return when an instance is claimable after something has reached its inbox.
-
-    That is now, or earlier if it is due already, so that mail never costs an instance its place in the queue.
-    A message does not start a pending instance before its time; a cancel does, because it must reach it.
-    """
-    if status == Status.PENDING and kind is InboxKind.MESSAGE:
-        return wake_at
-    return now if wake_at is None or wake_at > now else wake_at
-
-
-def parked_until(entry: Entry, wake_at: int | None, now: int, *, is_mailed: bool) -> int | None:
-    """Return when an entry's instance is claimable after it; ``wake_at`` is when it was before."""
-    if entry.status.is_closed:
-        return None
-    if entry.wake_at != LEAVE:
-        wake_at = entry.wake_at
-    elif not entry.is_freed:
-        return wake_at
-    if is_mailed:
-        return wake_for_mail(entry.status, wake_at, now)
-    return wake_at
+OUTCOMES: dict[type[Request], EventKind] = {
+    Send: EventKind.MESSAGE_SENT,
+    Publish: EventKind.TOPIC_PUBLISHED,
+    Subscribe: EventKind.SUBSCRIBED,
+    StartChild: EventKind.CHILD_STARTED,
+}
+"""The events that the outcomes of requests become."""
 
 
 def is_advance(entry: Entry) -> bool:
@@ -101,6 +95,8 @@ def decide(
     *,
     recorded: Mapping[int, Sequence[Event]],
     now: int,
+    channels: Mapping[str, ChannelRow] | None = None,
+    subscriptions: Iterable[SubscriptionRow] = (),
 ) -> Decision:
     """Decide what a batch of entries does. Pure.
 
@@ -110,14 +106,17 @@ def decide(
     Args:
         session: The committing session, known to be live.
         entries: At most one per instance.
-        rows: By key, the locked rows of the entries' instances and of their sends' targets; an instance
-            without a row does not exist.
-        ids: By id, the keys of the sends' targets.
+        rows: By key, the locked rows of the entries' instances, of their sends' targets, and of the children that
+            entries which hold start (those are inserted already, if their ids were free); an instance without a row
+            does not exist.
+        ids: By id, the keys of the sends' targets and of the children.
         recorded: By key, for entries that do not hold: the events of the entry's run that have the numbers
             which the entry would give to its own.
         now: The database's clock.
+        channels: By name, the channels of the requests, as far as they exist.
+        subscriptions: Those that the entries' instances have.
     """
-    batch = _Batch(session, rows, ids, now)
+    batch = _Batch(session, rows, ids, now, Topics(channels or {}, subscriptions))
     answers = [
         batch.apply(entry) if holds(session, entry, rows.get(entry.key)) else batch.recall(entry, recorded)
         for entry in entries
@@ -134,6 +133,10 @@ def decide(
         batch.settlements,
         batch.reaches,
         batch.openings,
+        batch.topics,
+        batch.children,
+        [(entry.key, entry.run, order) for entry in batch.applied for order in entry.orders],
+        [entry.key for entry in batch.applied if entry.status.is_closed and rows[entry.key].ties],
     )
 
 
@@ -166,8 +169,10 @@ class _Draft(msgspec.Struct):
 class _Batch:
     """What the entries of one batch have done to the rows so far."""
 
-    def __init__(self, session: int, rows: Mapping[int, Row], ids: Mapping[str, int], now: int) -> None:
+    def __init__(self, session: int, rows: Mapping[int, Row], ids: Mapping[str, int], now: int, topics: Topics) -> None:
         self.session = session
+        self.topics = topics
+        self.children: list[ChildRow] = []
         self.rows = rows
         self.ids = ids
         self.now = now
@@ -182,34 +187,35 @@ class _Batch:
         self.openings: list[Opening] = []
 
     def apply(self, entry: Entry) -> list[Event]:
-        """Take an entry that holds; return its sends' outcomes."""
+        """Take an entry that holds; return its requests' outcomes."""
         draft = self._draft(entry.key)
         self.applied.append(entry)
         self.events += events_of(entry)
         self.consumed += [(entry.key, seq) for seq in entry.consumed]
         seq = entry.seq + len(entry.notes)
-        sent = [
+        outcomes = [
             Event(
                 number,
                 entry.turn + 1,
                 entry.stamp,
-                EventKind.MESSAGE_SENT,
-                outgoing.activity_id,
-                b"%d" % self._send(draft.row.id, outgoing),
+                OUTCOMES[type(request)],
+                request.activity_id,
+                self._outcome(entry, draft.row.id, request),
             )
-            for number, outgoing in enumerate(entry.sends, seq)
+            for number, request in enumerate(entry.requests, seq)
         ]
-        self.events += [HistoryRow(entry.key, entry.run, *event) for event in sent]
-        draft.next_seq = seq + len(sent)
+        self.events += [HistoryRow(entry.key, entry.run, *event) for event in outcomes]
+        draft.next_seq = seq + len(outcomes)
         draft.drained_seq = seq - entry.undrained
-        draft.status = entry.status
+        if draft.status != Status.PAUSED or entry.status is not Status.RUNNING:
+            draft.status = entry.status  # a pause stays until it is taken back, whatever turn was under way
         draft.inbox_seen = max(draft.inbox_seen, entry.inbox_seen)
         if draft.next_seq > entry.seq:
             draft.recoveries = 0
-        return sent
+        return outcomes
 
     def recall(self, entry: Entry, recorded: Mapping[int, Sequence[Event]]) -> list[Event] | Rejected:
-        """Take an entry that does not hold; return its sends' outcomes if it was written before."""
+        """Take an entry that does not hold; return its requests' outcomes if it was written before."""
         row = self.rows.get(entry.key)
         if row is None:
             return Rejected("the instance is gone")
@@ -276,20 +282,31 @@ class _Batch:
             if key not in own and draft.has_moved
         ]
 
-    def answer(self, entry: Entry, sent: list[Event] | Rejected) -> Accepted | Rejected:
+    def answer(self, entry: Entry, outcomes: list[Event] | Rejected) -> Accepted | Rejected:
         """Tell an entry's owner what has become of it, after the whole batch."""
-        if isinstance(sent, Rejected):
-            return sent
+        if isinstance(outcomes, Rejected):
+            return outcomes
         is_mailed = has_mail(self._draft(entry.key))
-        if not sent:
-            return Accepted(sent, is_mailed)
-        reached = {
-            self.ids[outgoing.to]: None
-            for outgoing, event in zip(entry.sends, sent, strict=True)
-            if event.payload == _SENT and outgoing.to in self.ids
-        }
+        if not outcomes and not entry.orders:
+            return Accepted(outcomes, is_mailed)
+        reached = dict.fromkeys(
+            key
+            for request, event in zip(entry.requests, outcomes, strict=True)
+            if (key := self._reached(request, event)) is not None
+        )
         reached.pop(entry.key, None)
-        return Accepted(sent, is_mailed, tuple(reached))
+        has_topics = bool(entry.orders) or any(isinstance(request, Publish | Subscribe) for request in entry.requests)
+        return Accepted(outcomes, is_mailed, tuple(reached), has_topics)
+
+    def _reached(self, request: Request, event: Event) -> int | None:
+        """Return the key of the instance that a request has reached or created."""
+        if event.payload != _DONE:
+            return None
+        match request:
+            case Send(to=id) | StartChild(id=id):
+                return self.ids.get(id)
+            case _:
+                return None
 
     def _draft(self, key: int) -> _Draft:
         draft = self.drafts.get(key)
@@ -308,7 +325,31 @@ class _Batch:
             )
         return draft
 
-    def _send(self, sender: str, outgoing: Outgoing) -> SendOutcome:
+    def _outcome(self, entry: Entry, sender: str, request: Request) -> bytes:
+        """Evaluate a request; return its outcome as it is recorded."""
+        match request:
+            case Send():
+                return b"%d" % self._send(sender, request)
+            case Publish():
+                return b"%d" % self.topics.publish(request, sender, self.now)
+            case Subscribe():
+                return _json(self.topics.subscribe(request, entry.key, entry.run))
+            case StartChild():
+                return b"%d" % self._start_child(entry, request)
+            case _:
+                assert_never(request)
+
+    def _start_child(self, entry: Entry, request: StartChild) -> ChildOutcome:
+        key = self.ids[request.id]
+        is_new = self.rows[key].execution_id == request.execution_id
+        if not is_new and (not request.is_attaching or key == entry.key):
+            return ChildOutcome.EXISTS
+        self.children.append(ChildRow(entry.key, entry.run, request.activity_id, key, request.policy))
+        return ChildOutcome.STARTED if is_new else ChildOutcome.ATTACHED
+
+    def _send(self, sender: str, outgoing: Send) -> SendOutcome:
+        if not self.topics.admits_send(outgoing.channel):
+            return SendOutcome.OTHER_MODE
         key = self.ids.get(outgoing.to)
         if key is None or key not in self.rows:
             return SendOutcome.NOT_FOUND
@@ -327,17 +368,19 @@ class _Batch:
                 sender,
                 outgoing.body,
                 self.now,
+                outgoing.headers,
             )
         )
         return SendOutcome.SENT
 
 
-_SENT = b"%d" % SendOutcome.SENT
+_DONE = b"%d" % SendOutcome.SENT
+_json = msgspec.json.Encoder().encode
 
 
 def _is_recorded(entry: Entry, events: Sequence[Event]) -> bool:
     """Say whether these are the entry's own events, written by an attempt whose acknowledgement was lost."""
-    if not events or len(events) != len(entry.notes) + len(entry.sends):
+    if not events or len(events) != len(entry.notes) + len(entry.requests):
         return False
     if entry.notes:
         return events[0] == Event(entry.seq, entry.turn, entry.stamp, *entry.notes[0])
@@ -346,8 +389,8 @@ def _is_recorded(entry: Entry, events: Sequence[Event]) -> bool:
         entry.seq,
         entry.turn + 1,
         entry.stamp,
-        EventKind.MESSAGE_SENT,
-        entry.sends[0].activity_id,
+        OUTCOMES[type(entry.requests[0])],
+        entry.requests[0].activity_id,
     )
 
 
@@ -359,7 +402,7 @@ def _is_freed_already(entry: Entry, row: Row) -> bool:
     return (
         entry.is_freed
         and not entry.notes
-        and not entry.sends
+        and not entry.requests
         and row.session is None
         and row.status < Status.COMPLETED
         and (row.run, row.next_seq) == (entry.run, entry.seq)

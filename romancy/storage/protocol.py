@@ -19,12 +19,14 @@ if TYPE_CHECKING:
         Claims,
         Creation,
         Entry,
+        HandedOut,
         Instance,
         InstanceFilter,
         Mail,
         NewInstance,
         Post,
         PostResult,
+        Publication,
         Refused,
         Rejected,
         SessionInfo,
@@ -103,10 +105,32 @@ class Storage(Protocol):
         """
         ...
 
-    async def post(self, post: Post) -> PostResult:
-        """Put an item into an instance's inbox and make the instance claimable now, in one transaction.
+    async def post(self, posts: Sequence[Post]) -> list[PostResult]:
+        """Put items into instances' inboxes and make the instances claimable now, all of them or none.
 
         A message does not start a pending instance before its time; a cancel does.
+
+        Returns:
+            What has become of each, in order; if any of them can't be delivered, nothing is written.
+        """
+        ...
+
+    async def publish(self, publications: Sequence[Publication]) -> list[PostResult]:
+        """Add messages to topics, in order, all of them or none; `hand_out` brings them to subscribers.
+
+        Returns:
+            What has become of each, in order: posted, a duplicate, or, for all, that a channel is no topic.
+        """
+        ...
+
+    async def hand_out(self, *, limit: int) -> HandedOut:
+        """Put published messages into the inboxes of their subscribers, and make those claimable now.
+
+        A broadcast message is copied to all that subscribed before it was published, in the order of publication; a
+        competing one is moved to the receive that has waited longest. Atomic, and safe to repeat.
+
+        Args:
+            limit: About how many messages to put into inboxes in this transaction; at least 1.
         """
         ...
 
@@ -181,14 +205,40 @@ class Storage(Protocol):
         """Read how instances stand; a purged one is missing."""
         ...
 
-    async def terminate(self, id: str, failure: bytes) -> None:
+    async def terminate(self, id: str, failure: bytes, *, is_recursive: bool = True) -> Sequence[int]:
         """End an instance now, whoever owns it; its owner's next entry is rejected.
 
-        A `RUN_TERMINATED` event is its last.
+        A `RUN_TERMINATED` event is its last. Its children are terminated in the same transaction, unless they are
+        abandoned; also those of children that have ended. Not recursively, it means for them what any end does.
+
+        Returns:
+            The keys of the instances that were ended.
 
         Raises:
             InstanceNotFoundError: No instance has the id.
-            InstanceClosedError: It has ended already.
+            InstanceClosedError: It has ended already, and so has all that it started.
+        """
+        ...
+
+    async def pause(self, id: str) -> None:
+        """Make an instance PAUSED: it is claimed by nobody, and its owner begins no turn any more.
+
+        An owner's entries that were under way are still taken; it keeps what bodies end in, and lets the instance go.
+        Nothing if it is paused already.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceClosedError: It has ended.
+            WorkflowBlockedError: It is blocked.
+        """
+        ...
+
+    async def unpause(self, id: str) -> None:
+        """Let a paused instance go on where it was; nothing if it is not paused.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceClosedError: It has ended.
         """
         ...
 

@@ -20,6 +20,7 @@ class Row(NamedTuple):
     inbox_seq: int
     inbox_seen: int
     recoveries: int
+    ties: int
 
 
 class HistoryRow(NamedTuple):
@@ -46,6 +47,52 @@ class MessageRow(NamedTuple):
     sender: str | None
     body: bytes
     at: int
+    headers: bytes | None = None
+    sent_at: int | None = None
+    topic_seq: int | None = None
+
+
+class ChannelRow(NamedTuple):
+    """How a channel hands out messages, and how far it has come."""
+
+    name: str
+    mode: int
+    last_seq: int
+    handed_key: int
+    is_pending: int
+
+
+class TopicRow(NamedTuple):
+    """A published message in its place."""
+
+    channel: str
+    seq: int
+    message_id: str
+    sender: str | None
+    headers: bytes | None
+    body: bytes
+    at: int
+
+
+class SubscriptionRow(NamedTuple):
+    """Who gets what is published to a channel after ``since``, and into which mailbox."""
+
+    channel: str
+    key: int
+    mailbox: str
+    run: int
+    since: int
+
+
+class ChildRow(NamedTuple):
+    """That an instance has a child, and what becomes of that at its end."""
+
+    parent: int
+    run: int
+    activity_id: str
+    child: int
+    policy: str
+    is_told: int = 0
 
 
 class Advance(NamedTuple):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from romancy.core.clock import Clock, SystemClock
 from romancy.core.events import Event
-from romancy.core.records import Status
-from romancy.storage import sqlite_claims, sqlite_commit, sqlite_instances, sqlite_sessions
-from romancy.storage.sql import history, instances
+from romancy.core.records import HandedOut, Status
+from romancy.storage import sqlite_claims, sqlite_commit, sqlite_instances, sqlite_sessions, sqlite_topics
+from romancy.storage.sql import history, instances, topics
 from romancy.storage.sqlite_file import connect_reader, connect_writer, locate
 from romancy.storage.sqlite_thread import SqliteThread
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         NewInstance,
         Post,
         PostResult,
+        Publication,
         Refused,
         Rejected,
         SessionInfo,
@@ -198,18 +199,48 @@ class SqliteStorage:
         """
         return await self._progress(lambda c: sqlite_instances.create(c, new, on_conflict, self._clock.now()))
 
-    async def post(self, post: Post) -> PostResult:
-        """Put an item into an instance's inbox and make the instance claimable now, in one transaction."""
-        return await self._progress(lambda c: sqlite_instances.post(c, post, self._clock.now()))
+    async def post(self, posts: Sequence[Post]) -> list[PostResult]:
+        """Put items into instances' inboxes and make the instances claimable now, all of them or none."""
+        return await self._progress(lambda c: sqlite_instances.post(c, posts, self._clock.now()))
 
-    async def terminate(self, id: str, failure: bytes) -> None:
-        """End an instance now, whoever owns it.
+    async def publish(self, publications: Sequence[Publication]) -> list[PostResult]:
+        """Add messages to topics, in order, all of them or none."""
+        return await self._progress(lambda c: sqlite_topics.publish(c, publications, self._clock.now()))
+
+    async def terminate(self, id: str, failure: bytes, *, is_recursive: bool = True) -> list[int]:
+        """End an instance now, whoever owns it, and its children.
+
+        Returns:
+            The keys of the instances that were ended.
 
         Raises:
             InstanceNotFoundError: No instance has the id.
-            InstanceClosedError: It has ended already.
+            InstanceClosedError: It has ended already, and so has all that it started.
         """
-        await self._writer.write(lambda c: sqlite_instances.terminate(c, id, failure, self._clock.now()))
+
+        def work(connection: sqlite3.Connection) -> list[int]:
+            return sqlite_instances.terminate(connection, id, failure, self._clock.now(), is_recursive=is_recursive)
+
+        return await self._writer.write(work)
+
+    async def pause(self, id: str) -> None:
+        """Make an instance PAUSED: nothing of it runs any more.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceClosedError: It has ended.
+            WorkflowBlockedError: It is blocked.
+        """
+        await self._writer.write(lambda c: sqlite_instances.pause(c, id))
+
+    async def unpause(self, id: str) -> None:
+        """Let a paused instance go on where it was.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceClosedError: It has ended.
+        """
+        await self._writer.write(lambda c: sqlite_instances.unpause(c, id, self._clock.now()))
 
     async def purge(self, id: str) -> None:
         """Delete an instance that has ended, with its history and inbox.
@@ -247,6 +278,12 @@ class SqliteStorage:
             SessionLostError: The session is dead; nothing is written.
         """
         return await self._progress(lambda c: sqlite_commit.commit(c, session, entries, self._clock.now()))
+
+    async def hand_out(self, *, limit: int) -> HandedOut:
+        """Put published messages into the inboxes of their subscribers; writes nothing where none is published."""
+        if not await self._reader.read(lambda c: c.execute(topics.HAS_PENDING).fetchone() is not None):
+            return HandedOut([], has_more=False)
+        return await self._progress(lambda c: sqlite_topics.hand_out(c, limit, self._clock.now()))
 
     async def mail(self, session: int) -> list[Mail]:
         """Read the inbox rows of owned instances that their owner has not seen, ordered by key and seq."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from romancy.core.events import Event
 from romancy.core.records import Claim, Claims, InboxItem, InboxKind, Instance, Mail, Status
 from romancy.storage.sql import history, instances, messages
-from romancy.storage.sqlite_commit import fence
+from romancy.storage.sqlite_sessions import fence
 
 if TYPE_CHECKING:
     import sqlite3
@@ -59,8 +59,8 @@ def mail(connection: sqlite3.Connection, session: int) -> list[Mail]:
     """Read what the owned instances' inboxes hold beyond ``inbox_seen``, by one statement."""
     rows = connection.execute(messages.UNSEEN, (session,)).fetchall()
     return [
-        Mail(key, execution_id, inbox_seq, [item_of(row[3:]) for row in group])
-        for (key, execution_id, inbox_seq), group in groupby(rows, key=lambda row: row[:3])
+        Mail(key, execution_id, inbox_seq, [item_of(row[4:]) for row in group if row[4] is not None], Status(status))
+        for (key, execution_id, inbox_seq, status), group in groupby(rows, key=lambda row: row[:4])
     ]
 
 

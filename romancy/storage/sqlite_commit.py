@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 import msgspec
 
 from romancy.core.events import Event
-from romancy.core.records import LEAVE, Accepted, Entry, Refused, Rejected
-from romancy.errors import SessionLostError
-from romancy.storage.decision import decide, events_of, has_mail, holds, is_advance, parked_until
-from romancy.storage.rows import HistoryRow, Row
-from romancy.storage.sql import history, instances, messages, sessions
+from romancy.core.records import LEAVE, Accepted, Entry, NewInstance, Refused, Rejected, Status
+from romancy.core.requests import Publish, Send, StartChild, Subscribe
+from romancy.storage.decision import decide, events_of, has_mail, holds, is_advance
+from romancy.storage.rows import ChannelRow, HistoryRow, Row, SubscriptionRow
+from romancy.storage.sql import children, history, instances, messages, topics
+from romancy.storage.sqlite_effects import Effects
+from romancy.storage.sqlite_instances import insert
+from romancy.storage.sqlite_sessions import fence
+from romancy.storage.waking import parked_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from romancy.storage.decision import Decision
 
 T = TypeVar("T")
 Answer: TypeAlias = Accepted | Rejected | Refused
@@ -31,17 +37,7 @@ _REFUSALS = (
     TypeError,
     ValueError,
 )
-_NOTHING_SENT = Accepted([])
-
-
-def fence(connection: sqlite3.Connection, session: int, now: int) -> None:
-    """Make sure that a session is live, within the transaction that relies on it.
-
-    Raises:
-        SessionLostError: It is not.
-    """
-    if connection.execute(sessions.IS_LIVE, (session, now)).fetchone() is None:
-        raise SessionLostError(f"session {session} has expired or was closed: it owns nothing any more")
+_NOTHING_ASKED = Accepted([])
 
 
 def commit(connection: sqlite3.Connection, session: int, entries: Sequence[Entry], now: int) -> list[Answer]:
@@ -57,10 +53,11 @@ def commit(connection: sqlite3.Connection, session: int, entries: Sequence[Entry
     if not plain or _attempt(connection, lambda: write_plain(connection, session, plain, now)) is not True:
         return _write(connection, session, entries, now)
     if len(plain) == len(entries):
-        return [_NOTHING_SENT] * len(entries)
+        return [_NOTHING_ASKED] * len(entries)
     written = {entry.key for entry in plain}
     others = iter(_write(connection, session, [e for e in entries if e.key not in written], now))
-    return [_NOTHING_SENT if entry.key in written else next(others) for entry in entries]
+    answers = [_NOTHING_ASKED if entry.key in written else next(others) for entry in entries]
+    return _with_mail(connection, entries, answers)
 
 
 def plain_of(connection: sqlite3.Connection, session: int, entries: Sequence[Entry]) -> list[Entry]:
@@ -69,7 +66,7 @@ def plain_of(connection: sqlite3.Connection, session: int, entries: Sequence[Ent
     They touch no instance but their own, and nothing of the batch touches theirs. An instance that has mail
     is left to `decide`, which compares.
     """
-    if any(entry.sends for entry in entries):
+    if any(entry.requests or entry.orders for entry in entries):
         return []
     with_mail = {key for (key,) in connection.execute(instances.WITH_MAIL, (session,))}
     return [
@@ -110,7 +107,7 @@ def write_plain(connection: sqlite3.Connection, session: int, entries: Sequence[
         if is_advance(entry):
             advances.append(change)
         else:
-            settlements.append((*_settlement_of(session, entry, now), *change))
+            settlements.append((*_settlement_of(session, entry, now), *change, not entry.status.is_closed))
         events += events_of(entry)
     updated = 0
     if advances:
@@ -126,12 +123,14 @@ def write_plain(connection: sqlite3.Connection, session: int, entries: Sequence[
 def write_decided(connection: sqlite3.Connection, session: int, entries: Sequence[Entry], now: int) -> list[Answer]:
     """Read what the entries touch, decide, and write what was decided."""
     rows = _rows(connection, instances.ROWS_BY_KEYS, [entry.key for entry in entries])
-    targets = _rows(connection, instances.ROWS_BY_IDS, [send.to for entry in entries for send in entry.sends])
+    holding = [entry for entry in entries if holds(session, entry, rows.get(entry.key))]
+    held = {entry.key for entry in holding}
+    _insert_children(connection, holding, now)
+    targets = _rows(connection, instances.ROWS_BY_IDS, _targets(entries))
     recorded = {
-        entry.key: _recorded(connection, entry)
-        for entry in entries
-        if entry.key in rows and not holds(session, entry, rows[entry.key])
+        entry.key: _recorded(connection, entry) for entry in entries if entry.key in rows and entry.key not in held
     }
+    channels, subscriptions = _channels(connection, holding)
     decision = decide(
         session,
         entries,
@@ -139,6 +138,8 @@ def write_decided(connection: sqlite3.Connection, session: int, entries: Sequenc
         {row.id: row.key for row in targets.values()},
         recorded=recorded,
         now=now,
+        channels=channels,
+        subscriptions=subscriptions,
     )
     for statement, values in (
         (instances.ADVANCE, decision.advances),
@@ -148,10 +149,110 @@ def write_decided(connection: sqlite3.Connection, session: int, entries: Sequenc
         (history.INSERT, decision.events),
         (messages.DELETE_ONE, decision.consumed),
         (messages.INSERT, decision.messages),
+        (topics.WRITE_CHANNEL, decision.topics.changed()),
+        (topics.PUBLISH, decision.topics.publications),
+        (topics.SUBSCRIBE, decision.topics.subscriptions),
+        (topics.TAKE_OVER, [(row.run, row.channel, row.key, row.mailbox) for row in decision.topics.taken_over]),
+        (children.LINK, decision.children),
+        (instances.TIE, [(key,) for key in _tied(decision)]),
     ):
         if values:
             connection.executemany(statement, values)
-    return list(decision.answers)
+    return _with_effects(connection, entries, decision, now)
+
+
+def _with_effects(
+    connection: sqlite3.Connection, entries: Sequence[Entry], decision: Decision, now: int
+) -> list[Answer]:
+    """Do what a decision means beyond its entries' own instances, and add to the answers whom that has reached."""
+    answers: list[Answer] = list(decision.answers)
+    attached = [link.child for link in decision.children]
+    if not (decision.orders or decision.openings or decision.closings or attached):
+        return answers
+    effects = Effects(connection, now)
+    for opening in decision.openings:
+        effects.begin_run(opening.key)
+    effects.obey(decision.orders)
+    for key in decision.closings:
+        effects.conclude(key)
+    for key, status in connection.execute(instances.STATUSES, (json.dumps(attached),)).fetchall():
+        if status >= Status.COMPLETED:
+            effects.tell_parents(key)
+    first = next((index for index, answer in enumerate(answers) if isinstance(answer, Accepted)), None)
+    if first is not None and (effects.reached or effects.has_topics):
+        answer = cast("Accepted", answers[first])
+        recipients = dict.fromkeys((*answer.recipients, *sorted(effects.reached)))
+        recipients.pop(entries[first].key, None)
+        has_topics = answer.has_topics or effects.has_topics
+        answers[first] = msgspec.structs.replace(answer, recipients=tuple(recipients), has_topics=has_topics)
+    return _with_mail(connection, entries, answers) if effects.reached else answers
+
+
+def _with_mail(connection: sqlite3.Connection, entries: Sequence[Entry], answers: Sequence[Answer]) -> list[Answer]:
+    """Tell again who has mail: an entry may have got some from one that was written after it."""
+    rows = _rows(connection, instances.ROWS_BY_KEYS, [entry.key for entry in entries])
+    return [
+        msgspec.structs.replace(answer, mailed=has_mail(rows[entry.key])) if isinstance(answer, Accepted) else answer
+        for entry, answer in zip(entries, answers, strict=True)
+    ]
+
+
+def _targets(entries: Sequence[Entry]) -> list[str]:
+    """Return the ids of the instances that entries send to or start."""
+    found: list[str] = []
+    for entry in entries:
+        for request in entry.requests:
+            match request:
+                case Send(to=id) | StartChild(id=id):
+                    found.append(id)
+                case _:
+                    continue
+    return found
+
+
+def _insert_children(connection: sqlite3.Connection, entries: Sequence[Entry], now: int) -> None:
+    """Create the children that entries start, in the order of their ids; nothing where an id is taken."""
+    starts = [
+        (request, entry.key) for entry in entries for request in entry.requests if isinstance(request, StartChild)
+    ]
+    for request, parent in sorted(starts, key=lambda start: start[0].id):
+        new = NewInstance(
+            id=request.id,
+            execution_id=request.execution_id,
+            workflow=request.workflow,
+            version=request.version,
+            input=request.input,
+            wake_at=now,
+            parent=parent,
+        )
+        insert(connection, new, now)
+
+
+def _channels(
+    connection: sqlite3.Connection, entries: Sequence[Entry]
+) -> tuple[dict[str, ChannelRow], list[SubscriptionRow]]:
+    """Read the channels that entries name in requests, and the subscriptions of those that subscribe."""
+    named: dict[str, None] = {}
+    subscribing: dict[int, None] = {}
+    for entry in entries:
+        for request in entry.requests:
+            if isinstance(request, Send | Publish | Subscribe):
+                named[request.channel] = None
+            if isinstance(request, Subscribe):
+                subscribing[entry.key] = None
+    if not named:
+        return {}, []
+    channels = connection.execute(topics.CHANNELS, (json.dumps(list(named)),))
+    found = connection.execute(topics.SUBSCRIPTIONS_OF, (json.dumps(list(subscribing)),)) if subscribing else ()
+    return {row[0]: ChannelRow._make(row) for row in channels}, [SubscriptionRow._make(row) for row in found]
+
+
+def _tied(decision: Decision) -> set[int]:
+    """Return the instances whose end concerns others from now on."""
+    tied = {row.key for row in decision.topics.subscriptions}
+    for link in decision.children:
+        tied |= {link.parent, link.child}
+    return tied
 
 
 def _write(connection: sqlite3.Connection, session: int, entries: Sequence[Entry], now: int) -> list[Answer]:
@@ -159,13 +260,7 @@ def _write(connection: sqlite3.Connection, session: int, entries: Sequence[Entry
     answers = _attempt(connection, lambda: write_decided(connection, session, entries, now))
     if isinstance(answers, list):
         return answers
-    answers = [_write_alone(connection, session, entry, now) for entry in entries]
-    rows = _rows(connection, instances.ROWS_BY_KEYS, [entry.key for entry in entries])
-    # An entry may have got mail from one that was written after it.
-    return [
-        msgspec.structs.replace(answer, mailed=has_mail(rows[entry.key])) if isinstance(answer, Accepted) else answer
-        for entry, answer in zip(entries, answers, strict=True)
-    ]
+    return _with_mail(connection, entries, [_write_alone(connection, session, entry, now) for entry in entries])
 
 
 def _write_alone(connection: sqlite3.Connection, session: int, entry: Entry, now: int) -> Answer:
@@ -208,6 +303,6 @@ def _rows(connection: sqlite3.Connection, statement: str, chosen: Sequence[int |
 
 
 def _recorded(connection: sqlite3.Connection, entry: Entry) -> list[Event]:
-    end = entry.seq + len(entry.notes) + len(entry.sends)
+    end = entry.seq + len(entry.notes) + len(entry.requests)
     found = connection.execute(history.SLICE, (entry.key, entry.run, entry.seq, end))
     return [Event._make(row) for row in found]

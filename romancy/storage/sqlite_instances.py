@@ -6,21 +6,23 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from romancy.core.events import EventKind
-from romancy.core.records import Creation, Instance, InstanceFilter, NewInstance, Post, PostResult, Status
+from romancy.core.records import Creation, InboxKind, Instance, InstanceFilter, NewInstance, Post, PostResult, Status
+from romancy.core.requests import ChannelMode
 from romancy.errors import (
     InstanceAlreadyExistsError,
     InstanceClosedError,
     InstanceNotFoundError,
     InstanceRunningError,
+    WorkflowBlockedError,
 )
-from romancy.storage.decision import wake_for_mail
-from romancy.storage.rows import HistoryRow, MessageRow, Reach
-from romancy.storage.sql import history, instances, messages, sessions
+from romancy.storage.rows import ChannelRow, MessageRow, Row
+from romancy.storage.sql import children, history, instances, messages, sessions, topics
 from romancy.storage.sqlite_claims import instance_of
+from romancy.storage.sqlite_effects import Effects
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Sequence
 
 _LAST_CHARACTER = chr(sys.maxunicode)
 
@@ -43,7 +45,7 @@ def create(
         InstanceAlreadyExistsError: The id is taken, and ``on_conflict`` is ``"raise"``.
         InstanceRunningError: ``"restart"``, and the instance has not ended.
     """
-    created = _insert(connection, new, now)
+    created = insert(connection, new, now)
     if created is not None:
         return Creation(created, is_new=True)
     existing = get(connection, new.id)
@@ -63,7 +65,7 @@ def create(
             return create(connection, new, "raise", now)
 
 
-def _insert(connection: sqlite3.Connection, new: NewInstance, now: int) -> Instance | None:
+def insert(connection: sqlite3.Connection, new: NewInstance, now: int) -> Instance | None:
     """Insert a row, owned if its session is live; None if the id is taken."""
     session = new.session
     owner = None if session is None else connection.execute(sessions.IS_LIVE, (session, now)).fetchone()
@@ -84,50 +86,107 @@ def _insert(connection: sqlite3.Connection, new: NewInstance, now: int) -> Insta
         "session": session,
         "started_at": None if session is None else now,
         "runtime": None if owner is None else owner[0],
+        "parent": new.parent,
+        "ties": int(new.parent is not None),
     }
     inserted = connection.execute(instances.INSERT, [values[name] for name in instances.NEW])
     if not inserted.rowcount:
         return None
     values["key"] = inserted.lastrowid
+    del values["parent"], values["ties"]
     return Instance(**cast("Any", values))
 
 
-def post(connection: sqlite3.Connection, item: Post, now: int) -> PostResult:
-    """Put an item into an inbox, within a transaction; see `romancy.storage.protocol.Storage.post`."""
-    target = get(connection, item.to)
+def post(connection: sqlite3.Connection, posts: Sequence[Post], now: int) -> list[PostResult]:
+    """Put items into inboxes, within a transaction; see `romancy.storage.protocol.Storage.post`."""
+    results = [_judge(connection, item) for item in posts]
+    if all(result in {PostResult.POSTED, PostResult.DUPLICATE} for result in results):
+        effects = Effects(connection, now)
+        results = [_deliver(connection, item, effects, now) for item in posts]
+    return results
+
+
+def _judge(connection: sqlite3.Connection, item: Post) -> PostResult:
+    """Say what would become of a post, and write nothing."""
+    target = _row(connection, item.to)
     if target is None:
         return PostResult.NOT_FOUND
-    delivery = (target.key, item.message_id)
-    if connection.execute(messages.IS_DELIVERED, delivery).fetchone() is not None:
+    if connection.execute(messages.IS_DELIVERED, (target.key, item.message_id)).fetchone() is not None:
         return PostResult.DUPLICATE
-    if target.status.is_closed:
+    if target.status >= Status.COMPLETED:
         return PostResult.CLOSED
-    seq = target.inbox_seq + 1
-    wake_at = wake_for_mail(target.status, target.wake_at, now, item.kind)
-    connection.execute(instances.REACH, Reach(seq, wake_at, target.key))
-    connection.execute(
-        messages.INSERT,
-        MessageRow(target.key, seq, item.kind, item.channel, item.message_id, item.sender, item.body, now),
-    )
+    if item.kind is not InboxKind.MESSAGE or item.channel is None:
+        return PostResult.POSTED
+    found = connection.execute(topics.CHANNELS, (json.dumps([item.channel]),)).fetchone()
+    is_direct = found is None or ChannelRow._make(found).mode == ChannelMode.DIRECT
+    return PostResult.POSTED if is_direct else PostResult.OTHER_MODE
+
+
+def _deliver(connection: sqlite3.Connection, item: Post, effects: Effects, now: int) -> PostResult:
+    target = _row(connection, item.to)
+    delivery = (target.key if target is not None else 0, item.message_id)
+    if target is None or connection.execute(messages.IS_DELIVERED, delivery).fetchone() is not None:
+        return PostResult.DUPLICATE
+    row = MessageRow(target.key, 0, item.kind, item.channel, item.message_id, item.sender, item.body, now, item.headers)
+    effects.put(target, row, kind=item.kind)
+    if item.kind is InboxKind.MESSAGE and item.channel is not None:
+        connection.execute(topics.ADD_CHANNEL, ChannelRow(item.channel, ChannelMode.DIRECT, 0, 0, 0))
     connection.execute(messages.INSERT_DELIVERY, (*delivery, now))
     return PostResult.POSTED
 
 
-def terminate(connection: sqlite3.Connection, id: str, failure: bytes, now: int) -> None:
+def _row(connection: sqlite3.Connection, id: str) -> Row | None:
+    found = connection.execute(instances.ROWS_BY_IDS, (json.dumps([id]),)).fetchone()
+    return None if found is None else Row._make(found)
+
+
+def terminate(connection: sqlite3.Connection, id: str, failure: bytes, now: int, *, is_recursive: bool) -> list[int]:
     """End an instance, within a transaction; see `romancy.storage.protocol.Storage.terminate`.
 
     Raises:
         InstanceNotFoundError: No instance has the id.
-        InstanceClosedError: It has ended already.
+        InstanceClosedError: It has ended already, and so have its children.
     """
     target = _existing(connection, id)
-    if target.status.is_closed:
+    effects = Effects(connection, now)
+    if not target.status.is_closed:
+        effects.terminate(target.key, failure)
+    if is_recursive or not target.status.is_closed:
+        effects.conclude(target.key, is_forced=is_recursive)
+    if not effects.ended:
         raise InstanceClosedError(f"instance {id!r} has ended already: it is {target.status.name.lower()}")
-    last = connection.execute(history.LAST_TURN, (target.key, target.run)).fetchone()
-    turn = 1 + (0 if last is None else last[0])
-    event = HistoryRow(target.key, target.run, target.next_seq, turn, now, EventKind.RUN_TERMINATED, None, failure)
-    connection.execute(history.INSERT, event)
-    connection.execute(instances.END, (Status.TERMINATED, now, target.key))
+    return effects.ended
+
+
+def pause(connection: sqlite3.Connection, id: str) -> None:
+    """Pause an instance, within a transaction; see `romancy.storage.protocol.Storage.pause`.
+
+    Raises:
+        InstanceNotFoundError: No instance has the id.
+        InstanceClosedError: It has ended.
+        WorkflowBlockedError: It is blocked.
+    """
+    if connection.execute(instances.PAUSE, (id,)).rowcount:
+        return
+    target = _existing(connection, id)
+    if target.status.is_closed:
+        raise InstanceClosedError(f"instance {id!r} has ended: it can't be paused")
+    if target.status is Status.BLOCKED:
+        reason = f"instance {id!r} is blocked already, so nothing of it runs: it can't be paused"
+        raise WorkflowBlockedError(reason, reason)
+
+
+def unpause(connection: sqlite3.Connection, id: str, now: int) -> None:
+    """Let a paused instance go on, within a transaction; nothing if it is not paused.
+
+    Raises:
+        InstanceNotFoundError: No instance has the id.
+        InstanceClosedError: It has ended.
+    """
+    if connection.execute(instances.UNPAUSE, (now, id)).rowcount:
+        return
+    if _existing(connection, id).status.is_closed:
+        raise InstanceClosedError(f"instance {id!r} has ended: it can't go on")
 
 
 def purge(connection: sqlite3.Connection, id: str) -> None:
@@ -169,5 +228,12 @@ def _purge(connection: sqlite3.Connection, target: Instance) -> None:
         raise InstanceRunningError(
             f"instance {target.id!r} has not ended: it is {target.status.name.lower()}; terminate it first"
         )
-    for statement in (history.DELETE, messages.DELETE, messages.DELETE_DELIVERIES, instances.DELETE):
+    for statement in (
+        history.DELETE,
+        messages.DELETE,
+        messages.DELETE_DELIVERIES,
+        children.DELETE_OF_PARENT,
+        children.DELETE_OF_CHILD,
+        instances.DELETE,
+    ):
         connection.execute(statement, (target.key,))

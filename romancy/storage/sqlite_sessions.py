@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from romancy.core.records import SessionInfo
 
 
+def fence(connection: sqlite3.Connection, session: int, now: int) -> None:
+    """Make sure that a session is live, within the transaction that relies on it.
+
+    Raises:
+        SessionLostError: It is not.
+    """
+    if connection.execute(sessions.IS_LIVE, (session, now)).fetchone() is None:
+        raise SessionLostError(f"session {session} has expired or was closed: it owns nothing any more")
+
+
 def open_session(connection: sqlite3.Connection, info: SessionInfo, expires_at: int, now: int) -> int:
     """Register a session and return its number, within a transaction."""
     values = (

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from romancy.core.calls import ActivityCall, ReceiveCall
-from romancy.core.commands import Send
+from romancy.core.calls import ActivityCall, ReceiveCall, WorkflowCall
+from romancy.core.commands import CancelActivity, RunActivity
 from romancy.core.failures import Failure, encode_failure
-from romancy.core.records import LEAVE, Entry, NextRun, Outgoing, Status
+from romancy.core.records import LEAVE, Entry, NextRun, Status
+from romancy.core.requests import Publish, Send, StartChild, Subscribe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from romancy.core.requests import Order, Request
     from romancy.replay.execution import Execution, Turn
     from romancy.worker.hot import HotRun
 
+_REQUESTS = frozenset({Send, Publish, Subscribe, StartChild})
+_OUTSIDE = frozenset({RunActivity, CancelActivity})
 _json = msgspec.json.Encoder()
 
 
@@ -22,7 +28,8 @@ def has_to_be_written(entry: Entry, run: HotRun) -> bool:
     """Tell whether an entry changes anything: one that only starts activities does not."""
     return bool(
         entry.notes
-        or entry.sends
+        or entry.requests
+        or entry.orders
         or entry.consumed
         or entry.is_freed
         or entry.wake_at != LEAVE
@@ -42,7 +49,7 @@ def is_busy_after(run: HotRun, turn: Turn, now: int) -> bool:
     for call in run.execution.operations.pending.values():
         if isinstance(call, ActivityCall) and call.not_before <= now:
             return True
-    return any(isinstance(command, Send) for command in turn.commands)
+    return any(type(command) in _REQUESTS for command in turn.commands)
 
 
 def wake_after(run: HotRun, now: int, *, is_busy: bool) -> int | None:
@@ -78,6 +85,12 @@ def entry_of(run: HotRun, turn: Turn, *, now: int, wake_at: int | None, is_freed
         is_freed: The run leaves memory with this commit.
     """
     closing = turn.closing
+    requests: Sequence[Request] = ()
+    orders: Sequence[Order] = ()
+    asked = [command for command in turn.commands if type(command) not in _OUTSIDE]
+    if asked:
+        requests = cast("list[Request]", [command for command in asked if type(command) in _REQUESTS])
+        orders = cast("list[Order]", [command for command in asked if type(command) not in _REQUESTS])
     next_run = None
     status = Status.RUNNING
     if closing is not None:
@@ -97,7 +110,8 @@ def entry_of(run: HotRun, turn: Turn, *, now: int, wake_at: int | None, is_freed
         stamp=turn.stamp,
         notes=turn.notes,
         consumed=turn.consumed,
-        sends=tuple([_outgoing(command) for command in turn.commands if type(command) is Send]),
+        requests=requests,
+        orders=orders,
         status=status,
         wake_at=wake_at,
         inbox_seen=run.inbox_looked,
@@ -105,10 +119,6 @@ def entry_of(run: HotRun, turn: Turn, *, now: int, wake_at: int | None, is_freed
         waiting_on=None if wake_at == LEAVE or closing is not None else waiting_on(run.execution),
         next_run=next_run,
     )
-
-
-def _outgoing(command: Send) -> Outgoing:
-    return Outgoing(command.activity_id, command.to, command.channel, command.body, command.message_id)
 
 
 def blocking_entry(run: HotRun, turn: Turn, failure: Failure, *, build: str, wake_at: int) -> Entry:
@@ -122,7 +132,7 @@ def blocking_entry(run: HotRun, turn: Turn, failure: Failure, *, build: str, wak
         stamp=turn.stamp,
         notes=turn.notes,
         consumed=(),
-        sends=(),
+        requests=(),
         status=Status.BLOCKED,
         wake_at=wake_at,
         inbox_seen=run.inbox_written,
@@ -140,7 +150,12 @@ def waiting_on(execution: Execution) -> bytes:
         wait: dict[str, object] = {"kind": call.kind.value, "id": call.activity_id}
         if isinstance(call, ReceiveCall):
             wait["channel"] = call.name
+        elif isinstance(call, WorkflowCall):
+            wait["instance"] = call.child_id
         waits.append(wait)
+    for activity_id, child in execution.operations.children.held.items():
+        if not child.closed.done():
+            waits.append({"kind": "child", "id": activity_id, "instance": child.id})
     timer = execution.timers.earliest()
     if timer is not None:
         waits.append({"kind": "timer", "id": timer.timer_id, "until": execution.instant(timer.deadline)})

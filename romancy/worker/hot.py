@@ -47,6 +47,7 @@ class HotRun:
         "is_leaving",
         "is_loaded",
         "is_mail_expected",
+        "is_paused",
         "is_queued",
         "key",
         "next_seq",
@@ -82,6 +83,7 @@ class HotRun:
         self.is_committing = False
         self.is_gone = False
         self.is_leaving = False
+        self.is_paused = False
         self.blocked_by = instance.build
         self.has_fresh_mail = False
         self.undrained = instance.next_seq - instance.drained_seq

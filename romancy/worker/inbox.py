@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from romancy.core.events import CancelRequested, Envelope, MessageReceived
+from romancy.core.events import CancelRequested, ChildClosed, Envelope, MessageReceived
 from romancy.core.records import InboxKind
 
 if TYPE_CHECKING:
     from romancy.core.events import Release
     from romancy.core.records import InboxItem
 
+_headers = msgspec.json.Decoder(dict[str, str])
 _encode = msgspec.json.Encoder().encode
 
 
@@ -20,5 +21,9 @@ def release_of_item(item: InboxItem) -> Release:
     """Return the release that an inbox row becomes."""
     if item.kind is InboxKind.CANCEL:
         return CancelRequested(item.body, item.seq)
-    envelope = Envelope(item.message_id, item.at, msgspec.Raw(item.body), item.sender)
+    if item.kind is InboxKind.CHILD:
+        return ChildClosed(item.channel or "", item.body, item.seq)
+    headers = _headers.decode(item.headers) if item.headers else {}
+    sent_at = item.at if item.sent_at is None else item.sent_at
+    envelope = Envelope(item.message_id, sent_at, msgspec.Raw(item.body), item.sender, headers)
     return MessageReceived(item.channel or "", _encode(envelope), item.seq)

@@ -39,6 +39,10 @@ class Surroundings(Protocol):
         """Note that an instance was freed and is due at an instant."""
         ...
 
+    def topics_expected(self) -> None:
+        """Note that topics may have something to hand out."""
+        ...
+
     def mail_expected(self, keys: Iterable[int]) -> None:
         """Note that inbox rows for instances, here or elsewhere, are in the database."""
         ...

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from romancy.core.clock import MICROSECONDS
 from romancy.core.commands import CancelActivity, RunActivity
-from romancy.core.events import Event, TimerFired
+from romancy.core.events import Event, MessageReceived, TimerFired
 from romancy.core.failures import Failure, failure_of
 from romancy.core.records import LEAVE, Accepted, Refused, Rejected, Status
+from romancy.core.requests import Unsubscribe
 from romancy.errors import StorageError
 from romancy.replay.execution import Turn
-from romancy.replay.journal import RecordedTurn, release_of
+from romancy.replay.journal import RecordedTurn, note_of, release_of
+from romancy.replay.operations import is_result
 from romancy.worker.entries import (
     blocking_entry,
     due_after,
@@ -110,9 +112,15 @@ class Turns:
         """Hand over the outcome of an activity."""
         self._arrive(run, self._clock.now(), _RESULT, release)
 
-    def mail(self, run: HotRun, items: Iterable[InboxItem], inbox_seq: int) -> None:
-        """Hand over inbox rows, and note up to where the inbox has been looked at."""
+    def mail(self, run: HotRun, items: Iterable[InboxItem], inbox_seq: int, status: Status) -> None:
+        """Hand over inbox rows, and note up to where the inbox has been looked at, and whether the run is paused."""
         fresh = [item for item in items if item.seq > run.inbox_looked]
+        if run.is_paused and status is not Status.PAUSED and not run.is_committing:
+            run.is_paused = False
+            for command in run.execution.outstanding():
+                if command.activity_id not in run.bodies and command.activity_id not in run.backoffs:
+                    self._start(run, command)  # what was not begun while it was paused
+        run.is_paused = status is Status.PAUSED
         run.inbox_looked = max(run.inbox_looked, inbox_seq)
         run.is_mail_expected = False
         run.wake_at = UNKNOWN
@@ -129,7 +137,7 @@ class Turns:
         if run.is_committing:
             return  # the commit may be what lets the run go; if it is not, it sets the alarm again
         now = self._clock.now()
-        if not self.is_draining:
+        if not self.is_draining and not run.is_paused:
             for command in [command for command in run.backoffs.values() if command.not_before <= now]:
                 del run.backoffs[command.activity_id]
                 self._activities.start(run, command)
@@ -185,6 +193,9 @@ class Turns:
         if not run.is_loaded and not self._load(run):
             return
         now = self._clock.now()
+        if run.is_paused:
+            self._rest(run, now)
+            return
         recorded = run.recorded
         if recorded is not None:
             run.recorded = None
@@ -271,6 +282,21 @@ class Turns:
         elif len(self._hot) > self._hot.limit:
             self.evict_surplus(math.inf)
 
+    def _rest(self, run: HotRun, now: int) -> None:
+        """Let a paused run leave memory as soon as none of its bodies runs; what they ended in is kept for later.
+
+        It comes after what is recorded and not gone on from already, if there is such: there is one such turn at most.
+        """
+        if run.bodies or run.is_committing:
+            return
+        notes = [note_of(release) for *_, release in run.arrivals if is_result(release)]
+        recorded = run.recorded
+        number = run.execution.turn + 1 if recorded is None else recorded.number
+        stamp = max(now, run.execution.loop.stamp) if recorded is None else recorded.stamp
+        kept = Turn(number, stamp, notes, run.undrained + len(notes), (), [], None, None)
+        self._hot.mark_leaving(run)
+        self._submit(run, kept, entry_of(run, kept, now=now, wake_at=now, is_freed=True))
+
     def _free(self, run: HotRun) -> None:
         """Let an idle run leave memory; it is claimable when it is due."""
         now = self._clock.now()
@@ -314,30 +340,48 @@ class Turns:
         if run.is_gone:
             return
         match answer:
-            case Accepted(sent, is_mailed, recipients):
-                run.next_seq += len(entry.notes) + len(sent)
+            case Accepted(outcomes, is_mailed):
+                run.next_seq += len(entry.notes) + len(outcomes)
                 run.inbox_written = entry.inbox_seen
-                run.undrained = len(sent)
+                run.undrained = len(outcomes)
                 run.is_mail_expected = is_mailed
                 if is_mailed or run.has_fresh_mail:
                     run.wake_at = UNKNOWN
                 elif entry.wake_at != LEAVE:
                     run.wake_at = entry.wake_at
                 run.has_fresh_mail = False
-                if recipients or is_mailed:
-                    self._around.mail_expected((*recipients, run.key) if is_mailed else recipients)
+                self._tell_others(run, answer)
+                if entry.orders:
+                    self._drop_mail(run, entry)
                 if entry.is_freed and turn.blocked is None:
                     self.drop(run)
                     self._around.run_freed(self._clock.now() if is_mailed else entry.wake_at)
                 else:
-                    self._accepted(run, turn, entry, sent)
+                    self._accepted(run, turn, entry, outcomes)
             case Rejected(reason):
                 _logger.info("instance %s has moved on without this worker: %s", run.id, reason)
                 self.drop(run)
             case Refused(error):
                 self._refused(run, entry, error)
 
-    def _accepted(self, run: HotRun, turn: Turn, entry: Entry, sent: list[Event]) -> None:
+    def _tell_others(self, run: HotRun, answer: Accepted) -> None:
+        if answer.recipients or answer.mailed:
+            self._around.mail_expected((*answer.recipients, run.key) if answer.mailed else answer.recipients)
+        if answer.has_topics:
+            self._around.topics_expected()
+
+    @staticmethod
+    def _drop_mail(run: HotRun, entry: Entry) -> None:
+        """Forget the messages of subscriptions that an entry has closed: they are gone from the database's inbox."""
+        closed = {order.mailbox for order in entry.orders if isinstance(order, Unsubscribe)}
+        if closed:
+            run.arrivals = [
+                arrival
+                for arrival in run.arrivals
+                if not (isinstance(arrival[3], MessageReceived) and arrival[3].mailbox in closed)
+            ]
+
+    def _accepted(self, run: HotRun, turn: Turn, entry: Entry, outcomes: list[Event]) -> None:
         if turn.blocked is not None or entry.status.is_closed:
             self.drop(run)
             payload = entry.reason if turn.blocked is not None else entry.notes[-1].payload
@@ -346,7 +390,7 @@ class Turns:
         if entry.next_run is not None:
             self._recur(run, turn)
             return
-        self._apply(run, turn, sent)
+        self._apply(run, turn, outcomes)
 
     def _refused(self, run: HotRun, entry: Entry, error: str) -> None:
         if entry.status is Status.BLOCKED:
@@ -358,7 +402,7 @@ class Turns:
         failure = failure_of(StorageError(f"the database refuses what its turn commits: {error}"))
         self._block(run, failure, run.undrained)
 
-    def _apply(self, run: HotRun, turn: Turn, sent: list[Event]) -> None:
+    def _apply(self, run: HotRun, turn: Turn, outcomes: list[Event]) -> None:
         """Do what a committed turn asks for outside."""
         for command in turn.commands:
             if isinstance(command, RunActivity):
@@ -366,10 +410,10 @@ class Turns:
             elif isinstance(command, CancelActivity):
                 run.backoffs.pop(command.activity_id, None)
                 self._activities.cancel(run, command.activity_id)
-        if sent:
-            releases = [release for event in sent if (release := release_of(event)) is not None]
+        if outcomes:
+            releases = [release for event in outcomes if (release := release_of(event)) is not None]
             run.recorded = RecordedTurn(turn.number + 1, turn.stamp, releases)
-        if sent or run.arrivals:
+        if outcomes or run.arrivals or run.is_paused:
             self.wake(run)
         elif not run.bodies:
             self._settle(run)
@@ -377,7 +421,7 @@ class Turns:
             self._set_alarm(run)
 
     def _start(self, run: HotRun, command: RunActivity) -> None:
-        if self.is_draining:
+        if self.is_draining or run.is_paused:
             return
         if command.not_before and command.not_before > self._clock.now():
             run.backoffs[command.activity_id] = command

@@ -14,6 +14,7 @@ from romancy.replay.execution import Execution
 from romancy.worker.activities import ActivityRunner
 from romancy.worker.build import build_of, runtime
 from romancy.worker.committer import Committer
+from romancy.worker.deliveries import Deliveries
 from romancy.worker.hot import HotSet
 from romancy.worker.process import this_process
 from romancy.worker.session import Session, housekeep
@@ -113,7 +114,7 @@ class Worker:
         )
         self._activities.listen(self._turns.result, self._turns.body_ended)
         self._claim_wanted = asyncio.Event()
-        self._mail_wanted = asyncio.Event()
+        self._deliveries = Deliveries(storage, self._hot, self._turns, settings.poll_interval)
         self._next_due: int | None = None
         self._has_strays = False
         self._is_full = False
@@ -148,7 +149,8 @@ class Worker:
             )
         )
         self._spawn(self._claim_for_ever)
-        self._spawn(self._read_mail_for_ever)
+        self._spawn(lambda: self._deliveries.read_for_ever(lambda: self._session.id))
+        self._spawn(lambda: self._deliveries.hand_out_for_ever(self.mail_expected))
         self._spawn(self._evict_for_ever)
 
     async def stop(self) -> None:
@@ -262,9 +264,10 @@ class Worker:
     # -- claims, mail, eviction -------------------------------------------------------------------------
 
     def changed(self) -> None:
-        """Note that the database has changed: look for due instances and for mail."""
+        """Note that the database has changed: look for due instances, for mail, and at topics."""
         self._claim_wanted.set()
-        self._mail_wanted.set()
+        self._deliveries.mail_wanted.set()
+        self._deliveries.topics_wanted.set()
 
     async def _claim_for_ever(self) -> None:
         while True:
@@ -310,30 +313,6 @@ class Worker:
                 await self._claim_wanted.wait()
         except TimeoutError:
             return
-
-    async def _read_mail_for_ever(self) -> None:
-        timeout = max(self._settings.poll_interval.total_seconds(), _SHORTEST_PAUSE)
-        while True:
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._mail_wanted.wait()
-            except TimeoutError:
-                pass
-            self._mail_wanted.clear()
-            session = self._session.id
-            if session is None:
-                continue
-            try:
-                mails = await self._storage.mail(session)
-            except StorageError as exc:
-                _logger.warning("reading inboxes failed, trying again: %s", exc)
-                await asyncio.sleep(_PAUSE_AFTER_FAILURE)
-                self._mail_wanted.set()
-                continue
-            for mail in mails:
-                run = self._hot.get(mail.key)
-                if run is not None and run.execution_id == mail.execution_id:
-                    self._turns.mail(run, mail.items, mail.inbox_seq)
 
     async def _evict_for_ever(self) -> None:
         idle_timeout = self._settings.idle_timeout.total_seconds()
@@ -387,10 +366,14 @@ class Worker:
             self._next_due = wake_at
             self._claim_wanted.set()
 
+    def topics_expected(self) -> None:
+        """Note that topics may have something to hand out."""
+        self._deliveries.topics_wanted.set()
+
     def mail_expected(self, keys: Iterable[int]) -> None:
         """Note that inbox rows for instances, here or elsewhere, are in the database."""
         for key in keys:
             if self._hot.get(key) is not None:
-                self._mail_wanted.set()
+                self._deliveries.mail_wanted.set()
             else:
                 self._claim_wanted.set()

@@ -6,8 +6,10 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from romancy.core.calls import CallKind
 from romancy.core.clock import MICROSECONDS
 from romancy.core.codec import decode_value, encode_value
+from romancy.core.durations import seconds_of
 from romancy.core.events import EventKind
 from romancy.core.signatures import Signature
 from romancy.replay.context import current_execution
@@ -74,13 +76,13 @@ def side_effect(fn: Callable[[], T]) -> T:
         decode_value(decoder, payload, what)
         return payload
 
-    recorded = execution.marker(EventKind.SIDE_EFFECT, "side_effect", make)
+    recorded = execution.marker(EventKind.SIDE_EFFECT, CallKind.SIDE_EFFECT, "side_effect", make)
     return cast("T", decode_value(decoder, recorded, what))
 
 
 async def sleep(delay: timedelta | float) -> None:
     """Sleep durably: a timedelta, or seconds. Nothing is waited for if it is not positive."""
-    await asyncio.sleep(delay.total_seconds() if isinstance(delay, timedelta) else delay)
+    await asyncio.sleep(seconds_of(delay))
 
 
 async def sleep_until(when: datetime) -> None:

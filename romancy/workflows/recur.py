@@ -31,6 +31,7 @@ def recur(call: Call[object]) -> NoReturn:
     if not isinstance(call, WorkflowCall):
         msg = f"recur({call!r}) needs the call of a workflow, such as recur(poll(cursor))"
         raise TypeError(msg)
+    call.close()
     left = [f"task {name}" for name in unfinished_tasks(execution)]
     left += [f"activity {pending.activity_id}" for pending in execution.activities_in_flight()]
     if left:

@@ -130,11 +130,6 @@ async def handle_reads(left: int, seen: list[int]) -> list[int]:
     return seen
 
 
-@workflow
-async def handle_awaits_a_workflow() -> Receipt:
-    return await handle_receipt("inner")
-
-
 async def test_result_is_what_the_workflow_is_annotated_with(database: str, make_app: MakeApp) -> None:
     expected = Receipt("tea", [1, 2], datetime(2026, 1, 1, tzinfo=UTC))
     async with make_app(database) as app:
@@ -332,12 +327,6 @@ async def test_workflow_call_awaited_with_one_app_open_runs_there(make_app: Make
             with pytest.raises(NoAppError, match="2 Apps"):
                 await handle_receipt("tea")
         assert (await handle_receipt("milk")).order == "milk"
-
-
-async def test_workflow_awaited_in_a_workflow_is_refused_with_advice(make_app: MakeApp) -> None:
-    async with make_app() as app:
-        with pytest.raises(WorkflowBlockedError, match="handle_receipt"):
-            await app.run(handle_awaits_a_workflow())
 
 
 async def test_activity_awaited_outside_just_runs() -> None:

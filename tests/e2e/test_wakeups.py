@@ -104,12 +104,12 @@ def post(to: str, body: str, message_id: str) -> Post:
 async def test_message_posted_during_a_commit_wakes_the_run(shared: SqliteStorage, hot_limit: int) -> None:
     """Post right before, beside, or right after the very commit that parks a run, a thousand times."""
     waiting: dict[int, int] = {}
-    posting: list[asyncio.Task[PostResult]] = []
+    posting: list[asyncio.Task[list[PostResult]]] = []
 
-    def strike(entries: Sequence[Entry], way: int) -> list[asyncio.Task[PostResult]]:
+    def strike(entries: Sequence[Entry], way: int) -> list[asyncio.Task[list[PostResult]]]:
         parking = [entry.key for entry in entries if entry.wake_at is None and not entry.status.is_closed]
         struck = [waiting.pop(key) for key in parking if key in waiting and waiting[key] % 3 == way]
-        posts = [asyncio.create_task(shared.post(post(f"{n}", f"to {n}", "only"))) for n in struck]
+        posts = [asyncio.create_task(shared.post([post(f"{n}", f"to {n}", "only")])) for n in struck]
         posting.extend(posts)
         return posts
 
@@ -136,7 +136,7 @@ async def test_message_posted_during_a_commit_wakes_the_run(shared: SqliteStorag
             results = await asyncio.gather(*(handle.result() for handle in ends))
     assert results == [f"to {n}" for n in range(INTERLEAVINGS)]
     assert not waiting
-    assert [task.result() for task in posting] == [PostResult.POSTED] * INTERLEAVINGS
+    assert [task.result() for task in posting] == [[PostResult.POSTED]] * INTERLEAVINGS
 
 
 async def test_message_posted_during_a_commit_needs_no_polling(shared: SqliteStorage, hot_limit: int) -> None:
@@ -148,7 +148,7 @@ async def test_message_posted_during_a_commit_needs_no_polling(shared: SqliteSto
             received = entry.seq + len(entry.notes)
             if received not in sent and not entry.status.is_closed:
                 sent.add(received)
-                await shared.post(post("one", f"{received}", f"{received}"))
+                await shared.post([post("one", f"{received}", f"{received}")])
 
     meddling = MeddlingStorage(shared, before=before)
     async with App(meddling.storage, workflows=[wait_for_letters], hot_limit=hot_limit, poll_interval=_NEVER) as app:
@@ -208,7 +208,7 @@ async def test_message_and_due_timer_in_one_batch_agree_on_replay(
         assert run is not None
         # While the activity's result is being committed, both come: the next turn takes them together.
         clock.advance(5 if is_message_first else 15)
-        await shared.post(post("one", "letter", "only"))
+        await shared.post([post("one", "letter", "only")])
         worker.changed()
         while not run.arrivals:
             await asyncio.sleep(0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from romancy.core.commands import CancelActivity, Command, RunActivity, Send
+from romancy.core.commands import CancelActivity, Command, RunActivity
 from romancy.core.events import (
     ActivityCompleted,
     ActivityFailed,
@@ -25,10 +25,16 @@ from romancy.core.events import (
 )
 from romancy.core.failures import encode_failure, failure_of
 from romancy.core.records import Status
+from romancy.core.requests import Send, Unsubscribe
 from romancy.replay.execution import Execution, Turn
 from romancy.replay.journal import RecordedTurn, release_of
 
 from .scripting import CODEC, SECOND, T0, TRACES, Message, Plan, World, after, define
+
+
+def id_of(command: Command) -> str:
+    """What a command is about: an operation, or a subscription."""
+    return command.mailbox if isinstance(command, Unsubscribe) else command.activity_id
 
 
 class DeadlockedError(Exception):
@@ -178,7 +184,7 @@ class Shell:
         return RecordedTurn(turn.number + 1, turn.stamp, releases)
 
     def _obey(self, command: Command) -> None:
-        self.commands.append((type(command).__name__, command.activity_id))
+        self.commands.append((type(command).__name__, id_of(command)))
         match command:
             case RunActivity(activity_id, call):
                 outcome = self.plan(activity_id, call.name)
@@ -196,8 +202,8 @@ class Shell:
                         arrival for arrival in self._arrivals if getattr(arrival[3], "activity_id", "") != activity_id
                     ]
                     heapq.heapify(self._arrivals)
-            case Send():
-                pass
+            case _:
+                pass  # `_commit` answers requests; an order has no answer
 
     # -- leaving memory and coming back -----------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from romancy.core.commands import CancelActivity, RunActivity
 from romancy.core.events import ActivityRetried, CancelRequested, EventKind
 from romancy.core.records import Status
 
-from .harness import Shell, check
+from .harness import Shell, check, id_of
 from .scripting import T0, Message, Outcome, Plan, act, begin, completed, failed, log, news, undoable
 
 
@@ -258,9 +258,9 @@ def test_retry_of_an_abandoned_activity_with_a_compensation_goes_on() -> None:
     attempt = b'{"attempt":1,"retry_at":%d,"failure":{}}' % (T0 + 9)
     turn = execution.activate([ActivityRetried("t1.1:charge", attempt), failed("1:fails", ValueError())], stamp=T0)
     assert turn.closing is None
-    assert [(type(command), command.activity_id) for command in turn.commands] == [(RunActivity, "t1.1:charge")]
+    assert [(type(command), id_of(command)) for command in turn.commands] == [(RunActivity, "t1.1:charge")]
     turn = execution.activate([completed("t1.1:charge")], stamp=T0 + 20)
-    assert [command.activity_id for command in turn.commands] == ["undo.1:undo_charge"]
+    assert [id_of(command) for command in turn.commands] == ["undo.1:undo_charge"]
     execution.suspend()
 
 

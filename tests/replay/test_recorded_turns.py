@@ -12,6 +12,7 @@ from romancy.core.events import Event, EventKind, SendOutcome
 from romancy.replay.execution import Execution, Turn
 from romancy.replay.journal import RecordedTurn
 
+from .harness import id_of
 from .scripting import T0, act, begin, completed, log, message, news
 
 
@@ -37,7 +38,7 @@ class Store:
         self.drained = len(self.events) + len(rows)
         sends = [command for command in turn.commands if type(command).__name__ == "Send"]
         for send, outcome in zip(sends, outcomes, strict=True):
-            rows.append((turn.number + 1, turn.stamp, EventKind.MESSAGE_SENT, send.activity_id, b"%d" % outcome))
+            rows.append((turn.number + 1, turn.stamp, EventKind.MESSAGE_SENT, id_of(send), b"%d" % outcome))
         self.events += [Event(len(self.events) + number, *row) for number, row in enumerate(rows)]
 
     def load(self, fn: Any) -> tuple[Execution, RecordedTurn | None]:
@@ -65,14 +66,14 @@ def test_crash_between_a_sends_commit_and_its_turn() -> None:
         turn = go_on(execution, pending)
         assert (turn.number, turn.stamp) == (3, T0 + 5)
         assert [note.kind for note in turn.notes] == [EventKind.SIDE_EFFECT]
-        assert [command.activity_id for command in turn.commands] == ["4:news"]
+        assert [id_of(command) for command in turn.commands] == ["4:news"]
     assert turn is not None
     store.commit(turn, SendOutcome.SENT)
 
     execution.suspend()
     execution, pending = store.load(sends_twice)
     turn = go_on(execution, pending)
-    assert [command.activity_id for command in turn.commands] == ["5:b"]
+    assert [id_of(command) for command in turn.commands] == ["5:b"]
     store.commit(turn)
     execution.suspend()
     execution, pending = store.load(sends_twice)
@@ -129,7 +130,7 @@ def test_send_that_nobody_waits_for_any_more_comes_back_quietly() -> None:
     store = Store()
     execution = begin(flow)
     first = execution.activate(stamp=T0)
-    assert [command.activity_id for command in first.commands] == ["2:a", "1:news"]
+    assert [id_of(command) for command in first.commands] == ["2:a", "1:news"]
     store.commit(first, SendOutcome.SENT)
     turn = execution.activate((store.load(flow)[1] or RecordedTurn(0, 0, [])).releases, stamp=T0, is_recorded=True)
     assert turn.closing is None

@@ -17,13 +17,13 @@ from romancy.core.records import (
     InboxKind,
     Instance,
     NewInstance,
-    Outgoing,
     Post,
     Refused,
     Rejected,
     SessionInfo,
     Status,
 )
+from romancy.core.requests import Send
 
 if TYPE_CHECKING:
     from romancy.core.clock import ManualClock
@@ -44,8 +44,8 @@ CLOSING = Note(EventKind.RUN_COMPLETED, None, b"null")
 RECURRING = Note(EventKind.RUN_RECURRED, None, b"null")
 
 
-def send(to: str, *, activity_id: str = "2:send", channel: str = "replies") -> Outgoing:
-    return Outgoing(activity_id, to, channel, b'"hello"', f"{to}/{activity_id}")
+def send(to: str, *, activity_id: str = "2:send", channel: str = "replies") -> Send:
+    return Send(activity_id, to, channel, b'"hello"', f"{to}/{activity_id}")
 
 
 def post(to: str, message_id: str = "", *, kind: InboxKind = InboxKind.MESSAGE, body: bytes = b'"hello"') -> Post:
@@ -105,7 +105,7 @@ class Worker:
             stamp=self.clock.now(),
             notes=list(notes),
             consumed=(),
-            sends=(),
+            requests=(),
             status=Status.RUNNING,
             wake_at=LEAVE,
             inbox_seen=instance.inbox_seen,

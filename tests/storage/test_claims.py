@@ -159,9 +159,9 @@ async def test_claim_stops_at_the_limit_and_says_that_more_are_due(worker: Worke
 
 async def test_claim_brings_the_whole_inbox_and_counts_it_as_seen(worker: Worker, storage: Storage) -> None:
     owned = await worker.own("x")
-    await storage.post(post("x", "m1"))
+    await storage.post([post("x", "m1")])
     await worker.advance(owned, inbox_seen=1, wake_at=None, is_freed=True)
-    await storage.post(post("x", "m2"))
+    await storage.post([post("x", "m2")])
     (taken,) = (await claim(worker)).claims
     assert [item.message_id for item in taken.inbox] == ["m1", "m2"]
     assert (taken.instance.inbox_seq, taken.instance.inbox_seen) == (2, 2)

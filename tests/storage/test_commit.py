@@ -119,7 +119,7 @@ async def test_commit_goes_on_in_the_next_run(worker: Worker, storage: Storage) 
 
 async def test_commit_keeps_the_inbox_when_a_run_recurs(worker: Worker, storage: Storage) -> None:
     owned = await worker.own()
-    await storage.post(post(owned.id))
+    await storage.post([post(owned.id)])
     await worker.advance(owned, RECURRING, next_run=NextRun("order", "1", b"[2]"), is_freed=True)
     (claim,) = await worker.claim_all()
     assert [item.seq for item in claim.inbox] == [1]
@@ -234,7 +234,7 @@ class TestLostAcknowledgement:
         target = await worker.own("target")
         owned = await worker.own("sender")
         sends = [send("target"), send("nobody", activity_id="3:send")] if with_sends else []
-        entry = worker.entry(owned, note(), sends=sends, **CHANGES[change])
+        entry = worker.entry(owned, note(), requests=sends, **CHANGES[change])
         first = await worker.accepted(entry)
         rows = await worker.read("sender"), await worker.read("target")
         assert await worker.accepted(entry) == first
@@ -245,10 +245,10 @@ class TestLostAcknowledgement:
     async def test_commit_recognises_an_entry_of_nothing_but_sends(self, worker: Worker) -> None:
         await worker.own("target")
         owned = await worker.own()
-        entry = worker.entry(owned, sends=[send("target"), send("nobody")])
+        entry = worker.entry(owned, requests=[send("target"), send("nobody")])
         first = await worker.accepted(entry)
         assert await worker.accepted(entry) == first
-        assert [event.payload for event in first.sent] == [b"0", b"2"]
+        assert [event.payload for event in first.outcomes] == [b"0", b"2"]
         assert (await worker.read("target")).inbox_seq == 1
 
     async def test_commit_recognises_a_freeing_without_events(self, worker: Worker) -> None:
@@ -303,7 +303,7 @@ POISON: dict[str, dict[str, object]] = {
     "not storable": {"notes": [Note(EventKind.SIDE_EFFECT, "1:x", cast("bytes", object()))]},
     "not text": {"notes": [Note(EventKind.SIDE_EFFECT, "\ud800", b"")]},
     "no message id": {
-        "sends": [msgspec.structs.replace(send("target"), message_id=None)]  # a constraint of the inbox
+        "requests": [msgspec.structs.replace(send("target"), message_id=None)]  # a constraint of the inbox
     },
 }
 
@@ -316,7 +316,7 @@ class TestRefusals:
         answers = await worker.commit(
             worker.entry(before, note()),
             worker.entry(poisoned, **POISON[poison]),
-            worker.entry(after, note(), sends=[send("target")]),
+            worker.entry(after, note(), requests=[send("target")]),
         )
         assert [type(answer) for answer in answers] == [Accepted, Refused, Accepted]
         assert await worker.read(poisoned.id) == poisoned
@@ -339,7 +339,7 @@ class TestRefusals:
         answers = await worker.commit(
             worker.entry(target, note(), wake_at=None),
             worker.entry(poisoned, note(), stamp=2**63),
-            worker.entry(sender, sends=[send("target")]),
+            worker.entry(sender, requests=[send("target")]),
         )
         assert [isinstance(a, Accepted) and a.mailed for a in answers] == [True, False, False]
 

@@ -80,7 +80,7 @@ def entries(draw: st.DrawFn, key: int) -> Entry:
         stamp=NOW + draw(st.sampled_from([-1, 0, 1])),
         notes=notes,
         consumed=draw(st.sampled_from([[], [], [], [1], [1, 2]])),
-        sends=[send(to, activity_id=f"{n}:send") for n, to in enumerate(sends)],
+        requests=[send(to, activity_id=f"{n}:send") for n, to in enumerate(sends)],
         status=status,
         wake_at=draw(st.sampled_from([LEAVE, LEAVE, None, NOW + 9, NOW - 9])),
         inbox_seen=draw(st.sampled_from([3, 3, 3, 2, 4])),
@@ -104,7 +104,11 @@ def database(given_rows: list[dict[str, object]], number: int = 0) -> Generator[
         columns, marks = ", ".join(row), ", ".join("?" * len(row))
         connection.execute(f"INSERT INTO instances ({columns}) VALUES ({marks})", list(row.values()))
         for seq in range(1, 4):
-            connection.execute("INSERT INTO messages VALUES (?, ?, 1, 'c', 'm', NULL, x'', 0)", (key, seq))
+            connection.execute(
+                "INSERT INTO messages (key, seq, kind, channel, message_id, body, at)"
+                " VALUES (?, ?, 1, 'c', 'm', x'', 0)",
+                (key, seq),
+            )
     try:
         yield connection
     finally:
@@ -165,7 +169,7 @@ def test_commit_twice_answers_the_same_and_writes_nothing(
         for one, other in zip(first, second, strict=True):
             if isinstance(one, Accepted):
                 assert isinstance(other, Accepted)
-                assert (one.sent, one.recipients) == (other.sent, other.recipients)
+                assert (one.outcomes, one.recipients) == (other.outcomes, other.recipients)
 
 
 @settings(max_examples=200, deadline=None)

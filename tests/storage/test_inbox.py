@@ -17,25 +17,25 @@ async def test_post_reaches_the_inbox(worker: Worker, storage: Storage, clock: M
     owned = await worker.own("target")
     clock.advance(1)
     item = post("target", "m", kind=InboxKind.CANCEL, body=b'"why"')
-    assert await storage.post(item) is PostResult.POSTED
+    assert await storage.post([item]) == [PostResult.POSTED]
     (mail,) = await storage.mail(worker.session)
     assert (mail.key, mail.execution_id, mail.inbox_seq) == (owned.key, owned.execution_id, 1)
     assert mail.items == [InboxItem(1, InboxKind.CANCEL, "replies", "m", None, b'"why"', clock.now())]
 
 
 async def test_post_to_an_unknown_id_is_not_found(worker: Worker, storage: Storage) -> None:
-    assert await storage.post(post("nobody")) is PostResult.NOT_FOUND
+    assert await storage.post([post("nobody")]) == [PostResult.NOT_FOUND]
 
 
 async def test_post_to_a_closed_instance_is_closed(worker: Worker, storage: Storage) -> None:
     closed = await worker.close(await worker.own("target"))
-    assert await storage.post(post("target")) is PostResult.CLOSED
+    assert await storage.post([post("target")]) == [PostResult.CLOSED]
     assert await worker.read("target") == closed
 
 
 async def test_post_wakes_an_owned_instance(worker: Worker, storage: Storage, clock: ManualClock) -> None:
     await worker.advance(await worker.own("target"), note(), wake_at=None)
-    await storage.post(post("target"))
+    await storage.post([post("target")])
     after = await worker.read("target")
     assert (after.wake_at, after.session) == (clock.now(), worker.session)
 
@@ -44,7 +44,7 @@ async def test_post_wakes_a_sleeping_instance(worker: Worker, storage: Storage, 
     until = clock.now() + SECOND
     await worker.advance(await worker.own("target"), note(), wake_at=until, is_freed=True)
     assert await worker.claim_all() == []
-    await storage.post(post("target"))
+    await storage.post([post("target")])
     (claim,) = await worker.claim_all()
     assert claim.instance.id == "target"
 
@@ -54,7 +54,7 @@ async def test_post_does_not_cost_a_due_instance_its_place(
 ) -> None:
     due = await worker.create("target")
     clock.advance(5)
-    await storage.post(post("target"))
+    await storage.post([post("target")])
     assert (await worker.read("target")).wake_at == due.wake_at
 
 
@@ -63,7 +63,7 @@ async def test_message_does_not_start_a_pending_instance_early(
 ) -> None:
     later = clock.now() + SECOND
     await worker.create("target", wake_at=later)
-    await storage.post(post("target"))
+    await storage.post([post("target")])
     assert (await worker.read("target")).wake_at == later
     clock.advance(1)
     (claim,) = await worker.claim_all()
@@ -72,7 +72,7 @@ async def test_message_does_not_start_a_pending_instance_early(
 
 async def test_cancel_reaches_a_pending_instance_early(worker: Worker, storage: Storage, clock: ManualClock) -> None:
     await worker.create("target", wake_at=clock.now() + SECOND)
-    await storage.post(post("target", kind=InboxKind.CANCEL))
+    await storage.post([post("target", kind=InboxKind.CANCEL)])
     (claim,) = await worker.claim_all()
     assert [item.kind for item in claim.inbox] == [InboxKind.CANCEL]
 
@@ -80,63 +80,63 @@ async def test_cancel_reaches_a_pending_instance_early(worker: Worker, storage: 
 async def test_post_twice_is_a_duplicate(worker: Worker, storage: Storage) -> None:
     await worker.own("target")
     item = post("target")
-    assert await storage.post(item) is PostResult.POSTED
-    assert await storage.post(item) is PostResult.DUPLICATE
+    assert await storage.post([item]) == [PostResult.POSTED]
+    assert await storage.post([item]) == [PostResult.DUPLICATE]
     assert (await worker.read("target")).inbox_seq == 1
 
 
 async def test_post_is_a_duplicate_after_its_message_was_read(worker: Worker, storage: Storage) -> None:
     owned = await worker.own("target")
     item = post("target")
-    await storage.post(item)
+    await storage.post([item])
     read = await worker.advance(owned, note(), consumed=[1], inbox_seen=1, wake_at=None)
-    assert await storage.post(item) is PostResult.DUPLICATE
+    assert await storage.post([item]) == [PostResult.DUPLICATE]
     assert await worker.read("target") == read
 
 
 async def test_post_is_a_duplicate_after_the_instance_has_ended(worker: Worker, storage: Storage) -> None:
     owned = await worker.own("target")
     item = post("target")
-    await storage.post(item)
+    await storage.post([item])
     await worker.close(owned)
-    assert await storage.post(item) is PostResult.DUPLICATE
+    assert await storage.post([item]) == [PostResult.DUPLICATE]
 
 
 async def test_post_is_new_to_a_restarted_instance(worker: Worker, storage: Storage) -> None:
     await worker.close(await worker.own("target"))
     await worker.create("target", on_conflict="restart")
     item = post("target")
-    assert await storage.post(item) is PostResult.POSTED
+    assert await storage.post([item]) == [PostResult.POSTED]
     await storage.terminate("target", b"{}")
     await worker.create("target", on_conflict="restart")
-    assert await storage.post(item) is PostResult.POSTED
+    assert await storage.post([item]) == [PostResult.POSTED]
 
 
 async def test_post_ids_are_an_instance_s_own(worker: Worker, storage: Storage) -> None:
     await worker.own("one")
     await worker.own("other")
-    assert await storage.post(post("one", "m")) is PostResult.POSTED
-    assert await storage.post(post("other", "m")) is PostResult.POSTED
+    assert await storage.post([post("one", "m")]) == [PostResult.POSTED]
+    assert await storage.post([post("other", "m")]) == [PostResult.POSTED]
 
 
 async def test_mail_is_what_the_owner_has_not_seen(worker: Worker, storage: Storage) -> None:
     owned = await worker.own("target")
-    await storage.post(post("target", "m1"))
+    await storage.post([post("target", "m1")])
     await worker.accepted(worker.entry(owned, inbox_seen=1))
     assert await storage.mail(worker.session) == []
-    await storage.post(post("target", "m2"))
-    await storage.post(post("target", "m3"))
+    await storage.post([post("target", "m2")])
+    await storage.post([post("target", "m3")])
     (mail,) = await storage.mail(worker.session)
     assert ([i.message_id for i in mail.items], mail.inbox_seq) == (["m2", "m3"], 3)
 
 
 async def test_mail_is_of_own_instances_alone(worker: Worker, storage: Storage) -> None:
     await worker.own("mine")
-    await storage.post(post("mine"))
+    await storage.post([post("mine")])
     stranger = await Worker.start(storage, worker.clock)
     await stranger.own("theirs")
     assert await storage.mail(stranger.session) == []
-    await storage.post(post("theirs"))
+    await storage.post([post("theirs")])
     assert len(await storage.mail(stranger.session)) == 1
     assert len(await storage.mail(worker.session)) == 1
 
@@ -144,7 +144,7 @@ async def test_mail_is_of_own_instances_alone(worker: Worker, storage: Storage) 
 async def test_mail_comes_ordered_by_instance(worker: Worker, storage: Storage) -> None:
     owned = [await worker.own() for _ in range(3)]
     for instance in [*reversed(owned), *owned]:
-        await storage.post(post(instance.id))
+        await storage.post([post(instance.id)])
     mails = await storage.mail(worker.session)
     assert [mail.key for mail in mails] == [instance.key for instance in owned]
     assert [[item.seq for item in mail.items] for mail in mails] == [[1, 2]] * 3
@@ -157,7 +157,7 @@ async def test_post_to_a_blocked_instance_waits_for_another_build(
     await worker.advance(
         owned, status=Status.BLOCKED, wake_at=clock.now(), is_freed=True, build=worker.build, reason=b"{}"
     )
-    assert await storage.post(post("target")) is PostResult.POSTED
+    assert await storage.post([post("target")]) == [PostResult.POSTED]
     assert await worker.claim_all() == []
     fixed = await Worker.start(storage, clock, build="fixed")
     (claim,) = await fixed.claim_all()

@@ -85,7 +85,7 @@ async def test_create_attaches_to_a_closed_instance(worker: Worker, storage: Sto
 
 async def test_create_restarts_a_closed_instance_from_nothing(worker: Worker, storage: Storage) -> None:
     owned = await worker.own("x")
-    await storage.post(post("x"))
+    await storage.post([post("x")])
     closed = await worker.close(await worker.advance(owned, note()))
     new = worker.new("x", input=b"[2]")
     creation = await storage.create(new, "restart")
@@ -189,13 +189,13 @@ class TestTerminate:
     async def test_terminated_instance_takes_no_posts(self, worker: Worker, storage: Storage) -> None:
         await worker.create("x")
         await storage.terminate("x", b"{}")
-        assert await storage.post(post("x")) is PostResult.CLOSED
+        assert await storage.post([post("x")]) == [PostResult.CLOSED]
 
 
 class TestPurge:
     async def test_purge_leaves_nothing(self, worker: Worker, storage: Storage) -> None:
         owned = await worker.own("x")
-        await storage.post(post("x"))
+        await storage.post([post("x")])
         await worker.close(await worker.advance(owned, note()))
         await storage.purge("x")
         assert await storage.get("x") is None
@@ -205,7 +205,7 @@ class TestPurge:
     async def test_purge_leaves_no_row(self, worker: Worker, storage: Storage) -> None:
         assert isinstance(storage, SqliteStorage)
         owned = await worker.own("x")
-        await storage.post(post("x"))
+        await storage.post([post("x")])
         await worker.close(await worker.advance(owned, note()))
         await storage.purge("x")
         for table in ("instances", "history", "messages", "deliveries"):

@@ -20,7 +20,7 @@ async def test_send_reaches_the_inbox(worker: Worker, storage: Storage, clock: M
     target = await worker.own("target")
     sender = await worker.own("sender")
     clock.advance(1)
-    answer = await worker.accepted(worker.entry(sender, sends=[send("target")]))
+    answer = await worker.accepted(worker.entry(sender, requests=[send("target")]))
     assert answer.recipients == (target.key,)
     (mail,) = await storage.mail(worker.session)
     assert (mail.key, mail.execution_id, mail.inbox_seq) == (target.key, target.execution_id, 1)
@@ -45,20 +45,20 @@ async def test_send_outcomes_are_recorded_after_the_notes_and_not_drained(worker
         sender,
         note(),
         turn=4,
-        sends=[
+        requests=[
             send("open", activity_id="2:s"),
             send("closed", activity_id="3:s"),
             send("nobody", activity_id="4:s"),
         ],
     )
     answer = await worker.accepted(entry)
-    assert [(e.seq, e.turn, e.stamp, e.activity_id, e.payload) for e in answer.sent] == [
+    assert [(e.seq, e.turn, e.stamp, e.activity_id, e.payload) for e in answer.outcomes] == [
         (1, 5, entry.stamp, "2:s", b"0"),
         (2, 5, entry.stamp, "3:s", b"1"),
         (3, 5, entry.stamp, "4:s", b"2"),
     ]
-    assert {e.kind for e in answer.sent} == {EventKind.MESSAGE_SENT}
-    assert (await storage.history(sender.key))[1:] == answer.sent
+    assert {e.kind for e in answer.outcomes} == {EventKind.MESSAGE_SENT}
+    assert (await storage.history(sender.key))[1:] == answer.outcomes
     after = await worker.read("sender")
     assert (after.next_seq, after.drained_seq) == (4, 1)
     assert (await worker.read("closed")).inbox_seq == closed.inbox_seq
@@ -66,14 +66,14 @@ async def test_send_outcomes_are_recorded_after_the_notes_and_not_drained(worker
 
 async def test_send_follows_undrained_notes(worker: Worker) -> None:
     sender = await worker.own()
-    after = await worker.advance(sender, note("1:a"), note("2:b"), undrained=1, sends=[send("nobody")])
+    after = await worker.advance(sender, note("1:a"), note("2:b"), undrained=1, requests=[send("nobody")])
     assert (after.next_seq, after.drained_seq) == (3, 1)
 
 
 async def test_send_to_itself_is_mail(worker: Worker, storage: Storage) -> None:
     owned = await worker.own("self")
-    answer = await worker.accepted(worker.entry(owned, note(), wake_at=None, sends=[send("self")]))
-    assert ([e.payload for e in answer.sent], answer.mailed, answer.recipients) == ([b"0"], True, ())
+    answer = await worker.accepted(worker.entry(owned, note(), wake_at=None, requests=[send("self")]))
+    assert ([e.payload for e in answer.outcomes], answer.mailed, answer.recipients) == ([b"0"], True, ())
     after = await worker.read("self")
     assert (after.inbox_seq, after.inbox_seen, after.wake_at) == (1, 0, worker.clock.now())
     (mail,) = await storage.mail(worker.session)
@@ -82,15 +82,15 @@ async def test_send_to_itself_is_mail(worker: Worker, storage: Storage) -> None:
 
 async def test_send_to_itself_from_a_closing_run_is_sent(worker: Worker) -> None:
     owned = await worker.own("self")
-    entry = worker.entry(owned, CLOSING, status=Status.COMPLETED, wake_at=None, sends=[send("self")])
+    entry = worker.entry(owned, CLOSING, status=Status.COMPLETED, wake_at=None, requests=[send("self")])
     answer = await worker.accepted(entry)
-    assert ([e.payload for e in answer.sent], answer.mailed) == ([b"0"], False)
+    assert ([e.payload for e in answer.outcomes], answer.mailed) == ([b"0"], False)
     assert (await worker.read("self")).wake_at is None
 
 
 async def test_send_to_itself_from_a_recurring_run_reaches_the_next(worker: Worker) -> None:
     owned = await worker.own("self")
-    entry = worker.entry(owned, RECURRING, next_run=NextRun("order", "1", b""), sends=[send("self")], is_freed=True)
+    entry = worker.entry(owned, RECURRING, next_run=NextRun("order", "1", b""), requests=[send("self")], is_freed=True)
     await worker.accepted(entry)
     (claim,) = await worker.claim_all()
     assert (claim.instance.run, len(claim.inbox), claim.history) == (1, 1, [])
@@ -99,8 +99,8 @@ async def test_send_to_itself_from_a_recurring_run_reaches_the_next(worker: Work
 async def test_sends_cross_in_one_batch(worker: Worker, storage: Storage) -> None:
     one, other = await worker.own("one"), await worker.own("other")
     answers = await worker.commit(
-        worker.entry(one, wake_at=None, sends=[send("other")]),
-        worker.entry(other, wake_at=None, sends=[send("one")]),
+        worker.entry(one, wake_at=None, requests=[send("other")]),
+        worker.entry(other, wake_at=None, requests=[send("one")]),
     )
     assert all(isinstance(a, Accepted) and a.mailed for a in answers)
     assert [a.recipients for a in answers if isinstance(a, Accepted)] == [(other.key,), (one.key,)]
@@ -114,8 +114,8 @@ async def test_several_sends_to_one_target_are_numbered_in_order(worker: Worker,
     target = await worker.own("target")
     one, other = await worker.own(), await worker.own()
     await worker.commit(
-        worker.entry(one, sends=[send("target", activity_id="1:a"), send("target", activity_id="2:b")]),
-        worker.entry(other, sends=[send("target", activity_id="3:c")]),
+        worker.entry(one, requests=[send("target", activity_id="1:a"), send("target", activity_id="2:b")]),
+        worker.entry(other, requests=[send("target", activity_id="3:c")]),
     )
     (mail,) = await storage.mail(worker.session)
     assert [(i.seq, i.message_id) for i in mail.items] == [
@@ -130,25 +130,25 @@ async def test_send_after_a_closing_of_the_same_batch_finds_it_closed(worker: Wo
     target, sender = await worker.own("target"), await worker.own()
     answers = await worker.commit(
         worker.entry(target, CLOSING, status=Status.COMPLETED, wake_at=None),
-        worker.entry(sender, sends=[send("target")]),
+        worker.entry(sender, requests=[send("target")]),
     )
-    assert [[e.payload for e in a.sent] for a in answers if isinstance(a, Accepted)] == [[], [b"1"]]
+    assert [[e.payload for e in a.outcomes] for a in answers if isinstance(a, Accepted)] == [[], [b"1"]]
 
 
 async def test_send_before_a_closing_of_the_same_batch_is_sent(worker: Worker) -> None:
     target, sender = await worker.own("target"), await worker.own()
     answers = await worker.commit(
-        worker.entry(sender, sends=[send("target")]),
+        worker.entry(sender, requests=[send("target")]),
         worker.entry(target, CLOSING, status=Status.COMPLETED, wake_at=None),
     )
-    assert [[e.payload for e in a.sent] for a in answers if isinstance(a, Accepted)] == [[b"0"], []]
+    assert [[e.payload for e in a.outcomes] for a in answers if isinstance(a, Accepted)] == [[b"0"], []]
     after = await worker.read("target")
     assert (after.status, after.session, after.wake_at) == (Status.COMPLETED, None, None)
 
 
 async def test_send_of_a_rejected_entry_reaches_nobody(worker: Worker) -> None:
     target, sender = await worker.own("target"), await worker.own()
-    await worker.commit(worker.entry(sender, seq=5, sends=[send("target")]))
+    await worker.commit(worker.entry(sender, seq=5, requests=[send("target")]))
     assert await worker.read("target") == target
 
 
@@ -156,7 +156,7 @@ async def test_send_makes_a_cold_target_claimable(worker: Worker) -> None:
     cold = await worker.advance(await worker.own("cold"), note(), wake_at=None, is_freed=True)
     assert await worker.claim_all() == []
     sender = await worker.own()
-    await worker.advance(sender, sends=[send("cold")])
+    await worker.advance(sender, requests=[send("cold")])
     (claim,) = await worker.claim_all()
     assert (claim.instance.key, len(claim.inbox)) == (cold.key, 1)
 
@@ -165,14 +165,14 @@ async def test_send_does_not_cost_a_due_target_its_place(worker: Worker, clock: 
     due = await worker.create("due")
     sender = await worker.own()
     clock.advance(5)
-    await worker.advance(sender, sends=[send(due.id)])
+    await worker.advance(sender, requests=[send(due.id)])
     assert (await worker.read("due")).wake_at == due.wake_at
 
 
 async def test_send_does_not_start_a_pending_target_early(worker: Worker, clock: ManualClock) -> None:
     later = clock.now() + SECOND
     await worker.create("later", wake_at=later)
-    await worker.advance(await worker.own(), sends=[send("later")])
+    await worker.advance(await worker.own(), requests=[send("later")])
     after = await worker.read("later")
     assert (after.inbox_seq, after.wake_at, after.status) == (1, later, Status.PENDING)
 
@@ -197,7 +197,7 @@ class TestNoLostWakeUp:
     ) -> None:
         owned = await worker.advance(await worker.own("target"), wake_at=None)
         sender = await worker.own()
-        sending = worker.entry(sender, sends=[send("target")])
+        sending = worker.entry(sender, requests=[send("target")])
         if moment == "before the look":
             await worker.accepted(sending)
         seen = max([mail.inbox_seq for mail in await storage.mail(worker.session)], default=0)
@@ -234,7 +234,7 @@ class TestNoLostWakeUp:
         for act in order:
             match act:
                 case "P":
-                    await storage.post(post("target"))
+                    await storage.post([post("target")])
                 case "L":
                     seen = max([mail.inbox_seq for mail in await storage.mail(worker.session)], default=seen)
                 case _:
@@ -247,7 +247,7 @@ class TestNoLostWakeUp:
 async def test_consumed_rows_leave_the_inbox(worker: Worker, storage: Storage) -> None:
     owned = await worker.own("target")
     for _ in range(3):
-        await storage.post(post("target"))
+        await storage.post([post("target")])
     await worker.accepted(worker.entry(owned, note(), consumed=[1, 3], inbox_seen=3, is_freed=True))
     (claim,) = await worker.claim_all()
     assert [item.seq for item in claim.inbox] == [2]
@@ -255,7 +255,7 @@ async def test_consumed_rows_leave_the_inbox(worker: Worker, storage: Storage) -
 
 async def test_seen_messages_that_stay_wake_nobody(worker: Worker, storage: Storage) -> None:
     owned = await worker.own("target")
-    await storage.post(post("target"))
+    await storage.post([post("target")])
     answer = await worker.accepted(worker.entry(owned, inbox_seen=1, wake_at=None))
     assert not answer.mailed
     assert await storage.mail(worker.session) == []
@@ -267,6 +267,6 @@ async def test_seen_messages_that_stay_wake_nobody(worker: Worker, storage: Stor
 
 async def test_ordinary_turn_says_that_mail_has_come(worker: Worker, storage: Storage) -> None:
     owned, other = await worker.own("target"), await worker.own()
-    await storage.post(post("target"))
+    await storage.post([post("target")])
     answers = await worker.commit(worker.entry(owned, note()), worker.entry(other, note()))
     assert answers == [Accepted([], mailed=True), Accepted([])]

@@ -67,7 +67,7 @@ class TestClose:
 
     async def test_close_frees_what_has_mail_as_due(self, worker: Worker, storage: Storage) -> None:
         owned = await worker.own()
-        await storage.post(post(owned.id))
+        await storage.post([post(owned.id)])
         # As if the owner had parked it by a path that does not compare.
         await worker.advance(owned, inbox_seen=0, wake_at=None)
         await storage.close_session(worker.session)

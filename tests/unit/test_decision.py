@@ -15,12 +15,13 @@ from romancy.core.records import (
     Entry,
     InboxKind,
     NextRun,
-    Outgoing,
     Rejected,
     Status,
 )
-from romancy.storage.decision import Decision, decide, parked_until, wake_for_mail
+from romancy.core.requests import Send
+from romancy.storage.decision import Decision, decide
 from romancy.storage.rows import Advance, HistoryRow, MessageRow, Opening, Reach, Row, Settlement
+from romancy.storage.waking import parked_until, wake_for_mail
 
 SESSION = 7
 NOW = 1000
@@ -42,6 +43,7 @@ def row(key: int = 1, **changes: object) -> Row:
         inbox_seq=0,
         inbox_seen=0,
         recoveries=3,
+        ties=0,
     )
     return given._replace(**changes)  # type: ignore[arg-type]
 
@@ -56,7 +58,7 @@ def entry(key: int = 1, *notes: Note, **changes: object) -> Entry:
         stamp=900,
         notes=list(notes),
         consumed=[],
-        sends=[],
+        requests=[],
         status=Status.RUNNING,
         wake_at=LEAVE,
         inbox_seen=0,
@@ -64,8 +66,8 @@ def entry(key: int = 1, *notes: Note, **changes: object) -> Entry:
     return msgspec.structs.replace(given, **changes)
 
 
-def send(to: int, activity_id: str = "2:send") -> Outgoing:
-    return Outgoing(activity_id, f"id-{to}", "replies", b'"hello"', f"message-{activity_id}")
+def send(to: int, activity_id: str = "2:send") -> Send:
+    return Send(activity_id, f"id-{to}", "replies", b'"hello"', f"message-{activity_id}")
 
 
 def decided(entries: list[Entry], rows: list[Row], recorded: dict[int, list[Event]] | None = None) -> Decision:
@@ -84,6 +86,14 @@ def settlement(entry_: Entry, row_: Row, *others: Row) -> Settlement:
     return found
 
 
+def nothing_for_others(decision: Decision) -> dict[str, Any]:
+    """The fields of a decision that concerns no topic, child or parent."""
+    topics = decision.topics
+    assert not topics.changed()
+    assert (topics.publications, topics.subscriptions, topics.taken_over) == ([], [], [])
+    return {"topics": topics, "children": [], "orders": [], "closings": []}
+
+
 def test_ordinary_turn_advances_and_nothing_else() -> None:
     decision = decided([entry(1, DONE)], [row()])
     assert decision == Decision(
@@ -95,6 +105,7 @@ def test_ordinary_turn_advances_and_nothing_else() -> None:
         settlements=[],
         reaches=[],
         openings=[],
+        **nothing_for_others(decision),
     )
 
 
@@ -105,7 +116,7 @@ def test_entry_without_events_keeps_recoveries() -> None:
 def test_decide_leaves_its_arguments_alone() -> None:
     rows = {1: row(1), 2: row(2)}
     ids = {"id-1": 1, "id-2": 2}
-    entries = [entry(1, DONE, sends=[send(2)], wake_at=None)]
+    entries = [entry(1, DONE, requests=[send(2)], wake_at=None)]
     before = copy.deepcopy((rows, ids, entries))
     decide(SESSION, entries, rows, ids, recorded={}, now=NOW)
     assert (rows, ids, entries) == before
@@ -124,11 +135,11 @@ def test_decide_leaves_its_arguments_alone() -> None:
     ],
 )
 def test_entry_that_does_not_hold_is_rejected(changes: dict[str, Any], reason: str) -> None:
-    decision = decided([entry(1, DONE, sends=[send(2)], consumed=[1])], [row(**changes), row(2)])
+    decision = decided([entry(1, DONE, requests=[send(2)], consumed=[1])], [row(**changes), row(2)])
     (answer,) = decision.answers
     assert isinstance(answer, Rejected)
     assert reason in answer.reason
-    assert decision == Decision([answer], [], [], [], [], [], [], [])
+    assert decision == Decision([answer], [], [], [], [], [], [], [], **nothing_for_others(decision))
 
 
 def test_entry_of_an_unknown_instance_is_rejected() -> None:
@@ -150,11 +161,12 @@ class TestRecognition:
             Event(4, 4, 900, EventKind.MESSAGE_SENT, "3:send", b"1"),
         ]
         decision = decided(
-            [entry(1, DONE, sends=[send(2, "2:send"), send(3, "3:send")])],
+            [entry(1, DONE, requests=[send(2, "2:send"), send(3, "3:send")])],
             [row(next_seq=9, inbox_seq=1), row(2), row(3)],
             {1: [self.recorded, *outcomes]},
         )
-        assert decision == Decision([Accepted(outcomes, mailed=True, recipients=(2,))], [], [], [], [], [], [], [])
+        answer = Accepted(outcomes, mailed=True, recipients=(2,))
+        assert decision == Decision([answer], [], [], [], [], [], [], [], **nothing_for_others(decision))
 
     @pytest.mark.parametrize(
         "change",
@@ -178,7 +190,7 @@ class TestRecognition:
 
     def test_entry_of_sends_alone_is_recognised_by_its_first_outcome(self) -> None:
         outcome = Event(2, 4, 900, EventKind.MESSAGE_SENT, "2:send", b"2")
-        batch = [entry(1, sends=[send(2)])]
+        batch = [entry(1, requests=[send(2)])]
         assert decided(batch, [row(next_seq=3)], {1: [outcome]}).answers == [Accepted([outcome])]
         another = outcome._replace(stamp=901)
         assert isinstance(decided(batch, [row(next_seq=3)], {1: [another]}).answers[0], Rejected)
@@ -198,7 +210,7 @@ class TestRecognition:
 class TestSends:
     def test_outcomes_follow_the_notes_as_the_next_turn(self) -> None:
         decision = decided(
-            [entry(1, DONE, sends=[send(2, "2:s"), send(3, "3:s"), send(4, "4:s")])],
+            [entry(1, DONE, requests=[send(2, "2:s"), send(3, "3:s"), send(4, "4:s")])],
             [row(1), row(2), row(3, status=Status.FAILED, session=None)],
         )
         sent = [
@@ -215,17 +227,17 @@ class TestSends:
         assert decision.reaches == [Reach(inbox_seq=1, wake_at=5, key=2)]
 
     def test_a_target_whose_row_is_missing_is_not_found(self) -> None:
-        decision = decide(SESSION, [entry(1, sends=[send(2)])], {1: row()}, {"id-2": 2}, recorded={}, now=NOW)
-        assert [e.payload for a in decision.answers if isinstance(a, Accepted) for e in a.sent] == [b"2"]
+        decision = decide(SESSION, [entry(1, requests=[send(2)])], {1: row()}, {"id-2": 2}, recorded={}, now=NOW)
+        assert [e.payload for a in decision.answers if isinstance(a, Accepted) for e in a.outcomes] == [b"2"]
 
     def test_recipients_are_named_once_and_without_the_sender(self) -> None:
-        batch = [entry(1, sends=[send(2, "1:s"), send(1, "2:s"), send(2, "3:s")])]
+        batch = [entry(1, requests=[send(2, "1:s"), send(1, "2:s"), send(2, "3:s")])]
         (answer,) = decided(batch, [row(1), row(2)]).answers
         assert isinstance(answer, Accepted)
         assert (answer.recipients, answer.mailed) == ((2,), True)
 
     def test_an_instance_has_one_update_though_it_is_sender_and_target(self) -> None:
-        decision = decided([entry(1, DONE, sends=[send(2)]), entry(2, DONE, sends=[send(1)])], [row(1), row(2)])
+        decision = decided([entry(1, DONE, requests=[send(2)]), entry(2, DONE, requests=[send(1)])], [row(1), row(2)])
         assert (decision.advances, decision.reaches) == ([], [])
         assert [(s.key, s.inbox_seq, s.next_seq) for s in decision.settlements] == [(1, 1, 4), (2, 1, 4)]
 
@@ -289,7 +301,7 @@ class TestParking:
             assert parked_until(closing, 5, NOW, is_mailed=True) is None
 
     def test_message_of_the_same_batch_counts_whatever_the_order(self) -> None:
-        parking, sending = entry(1, DONE, wake_at=None), entry(2, sends=[send(1)])
+        parking, sending = entry(1, DONE, wake_at=None), entry(2, requests=[send(1)])
         for batch in ([parking, sending], [sending, parking]):
             decision = decided(batch, [row(1), row(2)])
             assert [(s.key, s.wake_at) for s in decision.settlements] == [(1, NOW)]
@@ -332,6 +344,6 @@ class TestEnds:
         assert decision.advances == [Advance(next_seq=0, drained_seq=0, recoveries=0, key=1)]
 
     def test_undrained_notes_and_outcomes_stay_to_be_computed(self) -> None:
-        blocking = entry(1, DONE, DONE, undrained=2, status=Status.BLOCKED, wake_at=NOW, sends=[send(9)])
+        blocking = entry(1, DONE, DONE, undrained=2, status=Status.BLOCKED, wake_at=NOW, requests=[send(9)])
         found = settlement(blocking, row())
         assert (found.next_seq, found.drained_seq) == (5, 2)

@@ -31,6 +31,7 @@ CREATE TABLE instances (
   inbox_seen INTEGER NOT NULL,
   recoveries INTEGER NOT NULL,
   priority INTEGER NOT NULL DEFAULT 0,
+  ties INTEGER NOT NULL DEFAULT 0, -- whether it has subscriptions, children or parents: its end concerns others
   parent INTEGER,
   created_at INTEGER NOT NULL,
   started_at INTEGER,
@@ -82,6 +83,9 @@ CREATE TABLE messages (
   sender TEXT,
   body BLOB NOT NULL,
   at INTEGER NOT NULL,
+  headers BLOB,
+  sent_at INTEGER,   -- when it was published, if it was
+  topic_seq INTEGER, -- its place in its competing topic, to which it returns if nobody reads it here
   PRIMARY KEY (key, seq)
 ) WITHOUT ROWID;
 
@@ -92,3 +96,73 @@ CREATE TABLE deliveries (
   at INTEGER NOT NULL,
   PRIMARY KEY (key, message_id)
 ) WITHOUT ROWID;
+
+-- How each channel hands out messages. What a topic has to hand out, or those who wait for it, make it pending.
+CREATE TABLE channels (
+  name TEXT PRIMARY KEY,
+  mode INTEGER NOT NULL,
+  last_seq INTEGER NOT NULL,
+  handed_key INTEGER NOT NULL, -- up to which subscriber the first message of a broadcast topic has been handed out
+  is_pending INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE INDEX channels_pending ON channels (name)
+  WHERE is_pending = 1;
+
+-- What has been published and not yet handed out.
+CREATE TABLE topics (
+  channel TEXT NOT NULL,
+  seq INTEGER NOT NULL,
+  message_id TEXT NOT NULL,
+  sender TEXT,
+  headers BLOB,
+  body BLOB NOT NULL,
+  at INTEGER NOT NULL,
+  PRIMARY KEY (channel, seq)
+) WITHOUT ROWID;
+
+CREATE TABLE publications (
+  channel TEXT NOT NULL,
+  message_id TEXT NOT NULL,
+  at INTEGER NOT NULL,
+  PRIMARY KEY (channel, message_id)
+) WITHOUT ROWID;
+
+CREATE INDEX publications_by_age ON publications (at);
+
+CREATE TABLE subscriptions (
+  channel TEXT NOT NULL,
+  key INTEGER NOT NULL,
+  mailbox TEXT NOT NULL,
+  run INTEGER NOT NULL,
+  since INTEGER NOT NULL,
+  PRIMARY KEY (channel, key, mailbox)
+) WITHOUT ROWID;
+
+CREATE INDEX subscriptions_of_instance ON subscriptions (key);
+
+-- The receives that wait for a message of a competing topic. One that is served stays until its receive is over.
+CREATE TABLE waits (
+  ticket INTEGER PRIMARY KEY AUTOINCREMENT,
+  channel TEXT NOT NULL,
+  key INTEGER NOT NULL,
+  activity_id TEXT NOT NULL,
+  mailbox TEXT NOT NULL,
+  is_served INTEGER NOT NULL,
+  UNIQUE (key, activity_id)
+);
+
+CREATE INDEX waits_open ON waits (channel, ticket)
+  WHERE is_served = 0;
+
+CREATE TABLE children (
+  parent INTEGER NOT NULL,
+  run INTEGER NOT NULL,
+  activity_id TEXT NOT NULL,
+  child INTEGER NOT NULL,
+  policy TEXT NOT NULL,
+  is_told INTEGER NOT NULL, -- whether the parent has heard of the child's end
+  PRIMARY KEY (parent, run, activity_id)
+) WITHOUT ROWID;
+
+CREATE INDEX children_by_child ON children (child);

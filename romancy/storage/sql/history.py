@@ -25,6 +25,11 @@ OF_CURRENT_RUNS = (
     " CROSS JOIN history h ON h.key = i.key AND h.run = i.run ORDER BY h.key, h.seq"
 )
 
+LAST_PAYLOAD = (
+    "SELECT payload FROM history WHERE key = ? AND run = (SELECT run FROM instances WHERE key = ?)"
+    " ORDER BY seq DESC LIMIT 1"
+)
+
 LAST_TURN = "SELECT turn FROM history WHERE key = ? AND run = ? ORDER BY seq DESC LIMIT 1"
 
 DELETE = "DELETE FROM history WHERE key = ?"

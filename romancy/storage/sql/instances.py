@@ -36,6 +36,8 @@ NEW = (
     "session",
     "started_at",
     "runtime",
+    "parent",
+    "ties",
 )
 INSERT = f"{insert('instances', NEW)} ON CONFLICT (id) DO NOTHING"
 
@@ -68,6 +70,10 @@ def listing(*, has_workflow: bool, has_statuses: bool, has_prefix: bool) -> str:
 
 ROWS_BY_KEYS = f"SELECT {names(Row._fields)} FROM instances WHERE key IN (SELECT value FROM json_each(?))"
 
+ROW_BY_KEY = f"SELECT {names(Row._fields)} FROM instances WHERE key = ?"
+
+PLACE = "SELECT run, next_seq FROM instances WHERE key = ?"
+
 ROWS_BY_IDS = f"SELECT {names(Row._fields)} FROM instances WHERE id IN (SELECT value FROM json_each(?))"
 
 ADVANCE = f"UPDATE instances SET {assignments(Advance._fields[:-1])} WHERE key = ?"
@@ -96,7 +102,24 @@ ADVANCE_IF_UNCHANGED = (
 SETTLE_IF_UNCHANGED = (
     "UPDATE instances SET"
     f" {assignments(('session', 'status', 'wake_at', 'waiting_on', 'reason', 'build', 'closed_at'))},"
-    f" next_seq = ?, drained_seq = ?, {_RESET_RECOVERIES} WHERE {_UNCHANGED}"
+    f" next_seq = ?, drained_seq = ?, {_RESET_RECOVERIES} WHERE {_UNCHANGED} AND status = {Status.RUNNING:d}"
+    " AND (ties = 0 OR ?)"
+)
+
+TIE = "UPDATE instances SET ties = 1 WHERE key = ?"
+
+# An owner notices by the number of its inbox, which no row has, that it has to look at the status.
+PAUSE = (
+    f"UPDATE instances SET status = {Status.PAUSED:d}, inbox_seq = inbox_seq + (session IS NOT NULL)"
+    f" WHERE id = ? AND status IN ({Status.PENDING:d}, {Status.RUNNING:d})"
+)
+
+UNPAUSE = (
+    "UPDATE instances SET"
+    f" status = CASE WHEN started_at IS NULL THEN {Status.PENDING:d} ELSE {Status.RUNNING:d} END,"
+    " wake_at = CASE WHEN started_at IS NOT NULL AND session IS NULL THEN ? ELSE wake_at END,"
+    " inbox_seq = inbox_seq + (session IS NOT NULL)"
+    f" WHERE id = ? AND status = {Status.PAUSED:d}"
 )
 
 WITH_MAIL = f"SELECT key FROM instances WHERE session = ? AND {_HAS_MAIL}"

@@ -18,8 +18,9 @@ OF_INSTANCES = (
     f"SELECT m.key, {_ITEM} FROM json_each(?) k CROSS JOIN messages m ON m.key = k.value ORDER BY m.key, m.seq"
 )
 
+# Also those without rows: something else about them has changed.
 UNSEEN = (
-    f"SELECT i.key, i.execution_id, i.inbox_seq, {_ITEM} FROM instances i CROSS JOIN messages m"
+    f"SELECT i.key, i.execution_id, i.inbox_seq, i.status, {_ITEM} FROM instances i LEFT JOIN messages m"
     " ON m.key = i.key AND m.seq > i.inbox_seen"
     " WHERE i.session = ? AND i.session IS NOT NULL AND i.inbox_seq > i.inbox_seen ORDER BY i.key, m.seq"
 )

@@ -1,0 +1,26 @@
+"""Statements on the links between parents and children."""
+
+from __future__ import annotations
+
+from romancy.storage.rows import ChildRow
+from romancy.storage.sql import insert, names
+
+_CHILD = names(ChildRow._fields, "c")
+
+LINK = insert("children", ChildRow._fields)
+
+# With the parent's id and the child's status.
+OF_PARENT = (
+    f"SELECT {_CHILD}, p.id, i.status FROM children c JOIN instances i ON i.key = c.child"
+    " JOIN instances p ON p.key = c.parent WHERE c.parent = ? ORDER BY c.run, c.activity_id"
+)
+
+BY_ACTIVITY = "SELECT child FROM children WHERE parent = ? AND run = ? AND activity_id = ?"
+
+UNTOLD_PARENTS = f"SELECT {_CHILD} FROM children c WHERE c.child = ? AND c.is_told = 0"
+
+TELL = "UPDATE children SET is_told = 1 WHERE parent = ? AND run = ? AND activity_id = ?"
+
+DELETE_OF_PARENT = "DELETE FROM children WHERE parent = ?"
+
+DELETE_OF_CHILD = "DELETE FROM children WHERE child = ?"

@@ -1,0 +1,84 @@
+"""What is addressed to instances: reading the inboxes of those that this worker owns, and handing out topics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from romancy.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from datetime import timedelta
+
+    from romancy.storage.protocol import Storage
+    from romancy.worker.hot import HotSet
+    from romancy.worker.turns import Turns
+
+_logger = logging.getLogger("romancy")
+_PAUSE_AFTER_FAILURE = 0.5
+_SHORTEST_PAUSE = 0.01
+_PORTION = 500
+"""About how many messages are put into inboxes in one transaction: others want to write too."""
+
+
+class Deliveries:
+    """Bring messages to the runs that this worker owns, and published ones to the inboxes of all subscribers.
+
+    Both happen as soon as somebody says that there is something, and at every poll interval: a notice may be lost.
+
+    Attributes:
+        mail_wanted: Set it where an owned instance may have got mail, or its status may have changed.
+        topics_wanted: Set it where a topic may have something to hand out.
+    """
+
+    def __init__(self, storage: Storage, hot: HotSet, turns: Turns, poll_interval: timedelta) -> None:
+        self._storage = storage
+        self._hot = hot
+        self._turns = turns
+        self._interval = max(poll_interval.total_seconds(), _SHORTEST_PAUSE)
+        self.mail_wanted = asyncio.Event()
+        self.topics_wanted = asyncio.Event()
+
+    async def read_for_ever(self, session_id: Callable[[], int | None]) -> None:
+        """Read the inboxes of owned instances, as far as they have not been seen."""
+        while True:
+            await self._wait_for(self.mail_wanted)
+            session = session_id()
+            if session is None:
+                continue
+            try:
+                mails = await self._storage.mail(session)
+            except StorageError as exc:
+                _logger.warning("reading inboxes failed, trying again: %s", exc)
+                await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+                self.mail_wanted.set()
+                continue
+            for mail in mails:
+                run = self._hot.get(mail.key)
+                if run is not None and run.execution_id == mail.execution_id:
+                    self._turns.mail(run, mail.items, mail.inbox_seq, mail.status)
+
+    async def hand_out_for_ever(self, on_reached: Callable[[Iterable[int]], None]) -> None:
+        """Put published messages into inboxes; any worker may do it for all."""
+        while True:
+            await self._wait_for(self.topics_wanted)
+            try:
+                handed = await self._storage.hand_out(limit=_PORTION)
+            except StorageError as exc:
+                _logger.warning("handing out topics failed, trying again: %s", exc)
+                await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+                self.topics_wanted.set()
+                continue
+            on_reached(handed.reached)
+            if handed.has_more:
+                self.topics_wanted.set()
+
+    async def _wait_for(self, event: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(self._interval):
+                await event.wait()
+        except TimeoutError:
+            pass
+        event.clear()
