@@ -121,17 +121,6 @@ def test_recur_outside_of_a_workflow_is_refused() -> None:
         recur(define(flow)())
 
 
-def test_workflow_awaited_in_a_workflow_is_refused() -> None:
-    async def inner() -> None: ...
-
-    async def flow() -> str:
-        with pytest.raises(NotInWorkflowError, match="inline"):
-            await define(inner)()
-        return "refused"
-
-    assert Shell(flow).run().result == "refused"
-
-
 def test_as_completed_is_public() -> None:
     async def flow() -> list[Any]:
         return [await one for one in as_completed([act("a")])]
