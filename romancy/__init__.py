@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from romancy.activities.context import ActivityInfo, activity_info
+from romancy.activities.heartbeat import complete_later, heartbeat
 from romancy.app import App
 from romancy.client.client import Client
 from romancy.client.handle import Handle, HistoryEvent, InstanceInfo
@@ -95,6 +96,8 @@ __all__ = [
     "activity_info",
     "as_completed",
     "as_suspend_signal",
+    "complete_later",
+    "heartbeat",
     "is_suspend_signal",
     "now",
     "random",

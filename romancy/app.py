@@ -271,6 +271,14 @@ class App:
         """Publish a message to a channel's subscribers; see `Client.publish`."""
         await self.client.publish(channel, message, message_id=message_id, headers=headers)
 
+    async def complete_activity(self, token: str, result: object = None) -> None:
+        """Finish an activity that was left to be finished from outside; see `Client.complete_activity`."""
+        await self.client.complete_activity(token, result)
+
+    async def fail_activity(self, token: str, error: BaseException) -> None:
+        """Fail an attempt at an activity that was left to be finished; see `Client.fail_activity`."""
+        await self.client.fail_activity(token, error)
+
     async def cancel(self, id: str, reason: str = "") -> None:
         """Ask an instance to cancel; see `Handle.cancel`."""
         await self.client.cancel(id, reason)

@@ -131,7 +131,8 @@ class ActivityTimedOutError(ActivityFailedError):
     """An activity ran out of time.
 
     Attributes:
-        kind: ``"timeout"`` (one attempt) or ``"total_timeout"`` (all attempts and back-offs).
+        kind: ``"timeout"`` (one attempt), ``"total_timeout"`` (all attempts and back-offs) or
+            ``"heartbeat_timeout"`` (between heartbeats).
     """
 
     def __init__(self, message: str, failure: Failure | None = None, attempts: int = 1, kind: str = "timeout") -> None:

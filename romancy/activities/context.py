@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from datetime import datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
 from romancy.core.commands import RunActivity
 from romancy.errors import OutsideWorkflowError
+
+if TYPE_CHECKING:
+    from romancy.core.codec import Subject
 
 
 class ActivityInfo(msgspec.Struct, frozen=True):
@@ -24,6 +27,8 @@ class ActivityInfo(msgspec.Struct, frozen=True):
         idempotency_key: The same for every attempt of this operation, and never the same for another
             operation, run or start: hand it to the service that is called.
         deadline: When this attempt is timed out; None if it is not bounded.
+        heartbeat_details: What an earlier attempt has last given to `heartbeat`, or this attempt before its process
+            died: None, or plain JSON types (a tuple has become a list, a dataclass a dict).
     """
 
     instance_id: str
@@ -33,19 +38,69 @@ class ActivityInfo(msgspec.Struct, frozen=True):
     attempt: int
     idempotency_key: str
     deadline: datetime | None
+    heartbeat_details: Any = None
+
+
+class Pulse:
+    """What an attempt's body and its worker share. Any thread may touch it.
+
+    Attributes:
+        details: The encoded details of the last heartbeat, of this attempt or an earlier one.
+        beaten_at: When it last gave a sign of life, by the monotonic clock.
+        is_stopped: Nobody waits for the body any more.
+        has_token: It has been told that somebody outside will finish the attempt.
+    """
+
+    details: bytes | None = None
+    beaten_at = 0.0
+    is_stopped = False
+    has_token = False
+
+
+class Heart(Protocol):
+    """Keeps what attempts tell by their heartbeats."""
+
+    def keep(self, pulse: Pulse, details: object, what: Subject) -> None:
+        """Keep an attempt's latest details. Any thread may call it.
+
+        Raises:
+            CodecError: They can't be encoded.
+            PayloadTooLargeError: They are over the limit.
+        """
+        ...
+
+    def read(self, details: bytes) -> object:
+        """Return kept details as plain JSON types."""
+        ...
 
 
 class ActivityContext(NamedTuple):
-    """What an activity's description is made of when it is asked for."""
+    """What an activity's description is made of when it is asked for, and how it talks to its worker."""
 
     instance_id: str
     execution_id: int
     run: int
     command: RunActivity
     deadline: datetime | None
+    details: bytes | None
+    pulse: Pulse
+    heart: Heart
 
 
 current_activity: ContextVar[ActivityContext] = ContextVar("romancy_activity")
+
+
+def running_activity(what: str) -> ActivityContext:
+    """Return the context of the activity that runs here.
+
+    Raises:
+        OutsideWorkflowError: None does; the message names ``what`` was called.
+    """
+    context = current_activity.get(None)
+    if context is None:
+        msg = f"{what} was called where no activity of a workflow runs"
+        raise OutsideWorkflowError(msg)
+    return context
 
 
 def activity_info() -> ActivityInfo:
@@ -54,10 +109,7 @@ def activity_info() -> ActivityInfo:
     Raises:
         OutsideWorkflowError: No activity of a workflow runs here.
     """
-    context = current_activity.get(None)
-    if context is None:
-        msg = "activity_info() was called where no activity of a workflow runs"
-        raise OutsideWorkflowError(msg)
+    context = running_activity("activity_info()")
     command = context.command
     execution_id = f"{context.execution_id:016x}"
     return ActivityInfo(
@@ -68,4 +120,5 @@ def activity_info() -> ActivityInfo:
         attempt=command.attempt,
         idempotency_key=f"{execution_id}/{context.run}/{command.activity_id}",
         deadline=context.deadline,
+        heartbeat_details=None if context.details is None else context.heart.read(context.details),
     )

@@ -10,11 +10,14 @@ import msgspec
 from romancy.client.handle import Handle, InstanceInfo, info_of
 from romancy.core import registry
 from romancy.core.calls import Call, WorkflowCall, current_run
-from romancy.core.codec import check_size
+from romancy.core.codec import Subject, check_size, encode_value
 from romancy.core.entropy import random_bytes
-from romancy.core.failures import Failure, encode_failure
+from romancy.core.events import OutsideAnswer
+from romancy.core.failures import Failure, encode_failure, failure_of
 from romancy.core.instance_ids import check_instance_id
 from romancy.core.records import InboxKind, InstanceFilter, NewInstance, Post, PostResult, Publication, Status
+from romancy.core.retry import is_never_retried
+from romancy.core.tokens import Token, decode_token
 from romancy.errors import (
     ChannelModeError,
     InstanceAlreadyExistsError,
@@ -293,6 +296,65 @@ class Client:
         """Ask an instance to cancel; see `Handle.cancel`."""
         await self._post([Post(id, InboxKind.CANCEL, None, msgspec.json.encode(reason), random_bytes(16).hex())])
 
+    async def complete_activity(self, token: str, result: object = None) -> None:
+        """Finish an activity that was left to be finished from outside; it is durable when this returns.
+
+        The first answer to an attempt holds, be it a result or a failure: another one is accepted and does nothing.
+        So does one that comes when the attempt is over: timed out, or withdrawn by its workflow.
+
+        Args:
+            token: What `complete_later` has returned.
+            result: The activity's result.
+
+        Raises:
+            ValueError: This is no token.
+            InstanceNotFoundError: The instance was purged, or started anew.
+            InstanceClosedError: It has ended.
+            CodecError: The result can't be encoded, or does not fit the activity's return annotation, as far as the
+                activity is imported here. (Elsewhere it is found when it is delivered, and blocks the instance.)
+            PayloadTooLargeError: It is over the limit.
+        """
+        meant = decode_token(token)
+        name = meant.activity_id.partition(":")[2]
+        definition = registry.find_activity(name)
+        subject = Subject("result", "activity", name)
+        if definition is None:
+            payload = encode_value(self._codec, result, subject)
+        else:
+            payload, _ = definition.signature.encode_result(self._codec, result, subject)
+        check_size(payload, self._payload_limit, subject)
+        answer = OutsideAnswer(meant.run, meant.activity_id, meant.attempt, result=msgspec.Raw(payload))
+        await self._answer(meant, answer)
+
+    async def fail_activity(self, token: str, error: BaseException) -> None:
+        """Fail the attempt at an activity that was left to be finished from outside; see `complete_activity`.
+
+        Whether there is another attempt is decided by the activity's retry policy, as if its body had raised the
+        error: `NonRetryableError` ends it, `RetryAfter` says when. The next attempt runs the body again, with another
+        token.
+
+        Raises:
+            ValueError: This is no token.
+            InstanceNotFoundError: The instance was purged, or started anew.
+            InstanceClosedError: It has ended.
+        """
+        meant = decode_token(token)
+        failure = msgspec.Raw(encode_failure(failure_of(error)))
+        is_final = is_never_retried(error)
+        answer = OutsideAnswer(meant.run, meant.activity_id, meant.attempt, failure=failure, is_final=is_final)
+        await self._answer(meant, answer)
+
+    async def _answer(self, meant: Token, answer: OutsideAnswer) -> None:
+        post = Post(
+            meant.instance_id,
+            InboxKind.ACTIVITY,
+            None,
+            msgspec.json.encode(answer),
+            f"answer/{meant.run}/{meant.activity_id}/{meant.attempt}",
+            execution_id=meant.execution_id,
+        )
+        await self._post([post])
+
     async def _post(self, posts: list[Post]) -> None:
         results = await self.storage.post(posts)
         for post, result in zip(posts, results, strict=True):
@@ -304,6 +366,8 @@ class Client:
                     raise InstanceClosedError(msg)
                 case PostResult.NOT_FOUND:
                     msg = f"no instance has the id {post.to!r}"
+                    if post.execution_id is not None:
+                        msg += " and the start that is meant: it was purged, or started anew"
                     raise InstanceNotFoundError(msg)
                 case PostResult.OTHER_MODE:
                     raise ChannelModeError(other_mode(post.channel or "", post.to))

@@ -170,15 +170,17 @@ class ActivityCall(Call[R_co]):
     """A call of an activity.
 
     Once it was asked for, it has its encoded ``arguments``, the number of its next ``attempt`` (from 1), the instant
-    before which that must not begin (``not_before``), and the stamp of the turn that asked (``scheduled_at``).
+    before which that must not begin (``not_before``), and the stamp of the turn that asked (``scheduled_at``). Once
+    an attempt has left some, it has the encoded ``details`` of its last heartbeat.
     """
 
-    __slots__ = ("args", "arguments", "attempt", "definition", "kwargs", "not_before", "scheduled_at")
+    __slots__ = ("args", "arguments", "attempt", "definition", "details", "kwargs", "not_before", "scheduled_at")
     kind = CallKind.ACTIVITY
     arguments: bytes
     attempt: int
     not_before: int
     scheduled_at: int
+    details: bytes
 
     def __init__(self, definition: Activity[..., R_co], args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         self.definition = definition

@@ -36,11 +36,13 @@ class ActivityOptions(msgspec.Struct, frozen=True):
     Attributes:
         timeout: Bound of one attempt; None: no bound.
         total_timeout: Bound of all attempts and the back-offs between them; None: no bound.
+        heartbeat_timeout: How long an attempt may go without a heartbeat; None: for ever.
         retry: When and how often a failed attempt is repeated; None: the app's policy.
     """
 
     timeout: timedelta | None = None
     total_timeout: timedelta | None = None
+    heartbeat_timeout: timedelta | None = None
     retry: RetryPolicy | None = None
 
 
@@ -80,6 +82,7 @@ class Activity(Generic[P, R]):
         self.signature = signature
         self.settings = options
         self.is_async = inspect.iscoroutinefunction(fn)
+        self.is_bounded = not (options.timeout is options.total_timeout is options.heartbeat_timeout is None)
         self.undo: Activity[..., object] | None = None
         self.arguments_subject = Subject("arguments", "activity", name)
         self.result_subject = Subject("result", "activity", name)
@@ -96,6 +99,7 @@ class Activity(Generic[P, R]):
         *,
         timeout: timedelta | float | None = None,
         total_timeout: timedelta | float | None = None,
+        heartbeat_timeout: timedelta | float | None = None,
         retry: RetryPolicy | None = None,
     ) -> Activity[P, R]:
         """Return this activity with other settings; what is not given stays. Durations: timedelta or seconds."""
@@ -106,6 +110,8 @@ class Activity(Generic[P, R]):
             ActivityOptions(
                 timeout=_as_timedelta(timeout, "timeout") or self.settings.timeout,
                 total_timeout=_as_timedelta(total_timeout, "total_timeout") or self.settings.total_timeout,
+                heartbeat_timeout=_as_timedelta(heartbeat_timeout, "heartbeat_timeout")
+                or self.settings.heartbeat_timeout,
                 retry=retry or self.settings.retry,
             ),
         )
@@ -194,6 +200,7 @@ def activity(
     name: str | None = None,
     timeout: timedelta | float | None = None,
     total_timeout: timedelta | float | None = None,
+    heartbeat_timeout: timedelta | float | None = None,
     retry: RetryPolicy | None = None,
 ) -> _ActivityDecorator: ...
 def activity(
@@ -203,17 +210,20 @@ def activity(
     name: str | None = None,
     timeout: timedelta | float | None = None,
     total_timeout: timedelta | float | None = None,
+    heartbeat_timeout: timedelta | float | None = None,
     retry: RetryPolicy | None = None,
 ) -> Any:
     """Declare a function as an activity: ``async def``, or ``def``, which runs in a thread.
 
-    A thread can't be stopped: a ``def`` that is timed out or cancelled goes on, and may overlap its next attempt.
+    A thread can't be stopped: a ``def`` that is timed out or cancelled goes on until it next calls `heartbeat`, or to
+    its end, and may overlap its next attempt.
 
     Args:
         fn: The function, when the decorator is used bare.
         name: Its name in histories; by default the function's. Unique in the process.
         timeout: Bound of one attempt: a timedelta, or seconds. None: no bound.
         total_timeout: Bound of all attempts and the back-offs between them. None: no bound.
+        heartbeat_timeout: How long an attempt may go without calling `heartbeat`, from its start on. None: for ever.
         retry: When and how often a failed attempt is repeated; by default the app's policy.
 
     Raises:
@@ -222,6 +232,7 @@ def activity(
     options = ActivityOptions(
         timeout=_as_timedelta(timeout, "timeout"),
         total_timeout=_as_timedelta(total_timeout, "total_timeout"),
+        heartbeat_timeout=_as_timedelta(heartbeat_timeout, "heartbeat_timeout"),
         retry=retry,
     )
     if fn is None:

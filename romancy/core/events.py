@@ -23,6 +23,7 @@ class EventKind(IntEnum):
     MESSAGE_SENT = 6
     CANCEL_REQUESTED = 7
     SIDE_EFFECT = 8
+    ACTIVITY_HANDED_OVER = 9
     CHILD_STARTED = 10
     CHILD_CLOSED = 11
     TOPIC_PUBLISHED = 12
@@ -80,10 +81,14 @@ class ActivityCompleted(msgspec.Struct, frozen=True, gc=False):
 
 
 class ActivityFailed(msgspec.Struct, frozen=True, gc=False):
-    """An activity that failed for good: an encoded `Failure`."""
+    """An activity that failed for good: an encoded `Failure`.
+
+    ``attempt`` is the attempt that failed, so that another one's failure is passed over; 0 on replay.
+    """
 
     activity_id: str
     failure: bytes
+    attempt: int = 0
 
 
 class ActivityRetried(msgspec.Struct, frozen=True, gc=False):
@@ -91,6 +96,23 @@ class ActivityRetried(msgspec.Struct, frozen=True, gc=False):
 
     activity_id: str
     attempt: bytes
+
+
+class ActivityHandedOver(msgspec.Struct, frozen=True, gc=False):
+    """An attempt whose body has ended, and whose outcome comes from outside: an encoded `HandOver`."""
+
+    activity_id: str
+    hand_over: bytes
+
+
+class ActivityAnswered(msgspec.Struct, frozen=True, gc=False):
+    """An encoded `OutsideAnswer` out of the inbox; it becomes an activity's outcome, or nothing.
+
+    Not a release: what is recorded is what it becomes.
+    """
+
+    answer: bytes
+    inbox_seq: int
 
 
 class TimerFired(msgspec.Struct, frozen=True, gc=False):
@@ -142,20 +164,54 @@ Release: TypeAlias = (
     ActivityCompleted
     | ActivityFailed
     | ActivityRetried
+    | ActivityHandedOver
     | TimerFired
     | MessageReceived
     | Answered
     | ChildClosed
     | CancelRequested
 )
+Arrival: TypeAlias = Release | ActivityAnswered
+
+NOTHING = msgspec.Raw()
+"""Stands for a field that is left out."""
 
 
-class Attempt(msgspec.Struct, frozen=True):
-    """A failed attempt that is not the last: its number (from 1), and when the next one is due."""
+class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A failed attempt that is not the last: its number (from 1), and when the next one is due.
+
+    ``details`` are those of the last heartbeat, if there was one with details.
+    """
 
     attempt: int
     retry_at: int
     failure: msgspec.Raw
+    details: msgspec.Raw = NOTHING
+
+
+class HandOver(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An attempt that somebody outside finishes: its number (from 1), and when it is timed out.
+
+    ``deadline`` is epoch microseconds, 0: never. ``details`` are those of the last heartbeat, if any.
+    """
+
+    attempt: int
+    deadline: int
+    details: msgspec.Raw = NOTHING
+
+
+class OutsideAnswer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What somebody outside says of an attempt: its encoded result, or the encoded `Failure`.
+
+    ``is_final``: the failure ends the activity, whatever its retry policy.
+    """
+
+    run: int
+    activity_id: str
+    attempt: int
+    result: msgspec.Raw = NOTHING
+    failure: msgspec.Raw = NOTHING
+    is_final: bool = False
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):

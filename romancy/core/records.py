@@ -39,6 +39,7 @@ class InboxKind(IntEnum):
 
     MESSAGE = 1
     CANCEL = 2
+    ACTIVITY = 3
     CHILD = 4
 
 
@@ -88,7 +89,9 @@ class Instance(msgspec.Struct, frozen=True):
 
 
 class InboxItem(msgspec.Struct, frozen=True):
-    """One unread row of an instance's inbox; ``body`` is an encoded message, cancel reason or `ChildEnd`.
+    """One unread row of an instance's inbox.
+
+    ``body`` is an encoded message, cancel reason, `OutsideAnswer` or `ChildEnd`.
 
     ``channel`` is the mailbox that a message is for, or the activity id of a child. ``at`` is when the row arrived, by
     the database's clock, and ``sent_at`` when a message was published to its topic, if it was.
@@ -105,16 +108,29 @@ class InboxItem(msgspec.Struct, frozen=True):
     sent_at: int | None = None
 
 
+class Heartbeat(msgspec.Struct, frozen=True):
+    """The encoded details that an attempt at an activity has given last."""
+
+    key: int
+    execution_id: int
+    run: int
+    activity_id: str
+    attempt: int
+    details: bytes
+
+
 class Claim(msgspec.Struct, frozen=True):
     """An instance that a session now owns, with all that is needed to go on with it.
 
-    ``history`` is the current run's, ordered by seq; ``inbox`` is the whole inbox, ordered by seq.
+    ``history`` is the current run's, ordered by seq; ``inbox`` is the whole inbox, ordered by seq;
+    ``heartbeats`` are the current run's.
     ``instance`` is the row after the claim: `inbox_seen` equals `inbox_seq`.
     """
 
     instance: Instance
     history: list[Event]
     inbox: list[InboxItem]
+    heartbeats: Sequence[Heartbeat] = ()
 
 
 class Claims(msgspec.Struct, frozen=True):
@@ -141,6 +157,7 @@ class Post(msgspec.Struct, frozen=True):
     """Something for an instance's inbox, sent from outside.
 
     ``message_id`` makes it idempotent: the second post of an id to the same start is accepted and does nothing.
+    With an ``execution_id`` it is for that start alone, and not found by another one under the id.
     """
 
     to: str
@@ -150,6 +167,7 @@ class Post(msgspec.Struct, frozen=True):
     message_id: str
     sender: str | None = None
     headers: bytes | None = None
+    execution_id: int | None = None
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -223,6 +241,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         reason: Why a blocked run is blocked, as an encoded `Failure`.
         build: The build that blocked it.
         next_run: The run that recur opens; ``status`` is then RUNNING.
+        silenced: Activities that have ended, or whose attempt has: their heartbeats are deleted.
     """
 
     key: int
@@ -244,6 +263,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     build: str | None = None
     next_run: NextRun | None = None
     orders: Sequence[Order] = ()
+    silenced: Sequence[str] = ()
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):

@@ -65,6 +65,11 @@ def find_workflow(name: str, version: str) -> Workflow[..., object] | None:
     return _workflows.get((name, version))
 
 
+def find_activity(name: str) -> Activity[..., object] | None:
+    """Return an activity that has been imported, or None."""
+    return _activities.get(name)
+
+
 def app_opened(app: Runner) -> None:
     """Note that an app is open."""
     _open_apps.append(app)

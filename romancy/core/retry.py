@@ -128,7 +128,7 @@ def next_delay(
         The delay, from 0 to `MAX_DELAY`; None to give up.
     """
     members = list(_members(exc))
-    if any(isinstance(member, (*NEVER_RETRIED, *policy.non_retryable)) for member in (exc, *members)):
+    if is_never_retried(exc) or any(isinstance(member, policy.non_retryable) for member in (exc, *members)):
         return None
     if policy.max_attempts is not None and attempt >= policy.max_attempts:
         return None
@@ -140,6 +140,11 @@ def next_delay(
         return delay
     left = _kept(policy.max_duration) - elapsed
     return min(delay, left) if left > timedelta(0) else None
+
+
+def is_never_retried(exc: BaseException) -> bool:
+    """Tell whether an exception, or a member of a group, ends an activity at once, whatever its policy."""
+    return any(isinstance(member, NEVER_RETRIED) for member in (exc, *_members(exc)))
 
 
 def _interval(policy: RetryPolicy, attempt: int, random: float) -> timedelta:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import msgspec
 
 from romancy.core.calls import CallKind
 from romancy.core.codec import DEFAULT_PAYLOAD_LIMIT, check_size
-from romancy.core.commands import RunActivity
 from romancy.core.events import (
+    ActivityAnswered,
+    ActivityFailed,
+    ActivityRetried,
+    Arrival,
     CancelRequested,
     ChildClosed,
     Event,
@@ -29,7 +32,7 @@ from romancy.replay.ids import hash_salt
 from romancy.replay.inbox import Inbox
 from romancy.replay.journal import Journal, RecordedTurn, missing, note_of, turns_of, unreached
 from romancy.replay.loop import ReplayLoop, TurnInterrupted
-from romancy.replay.operations import Operations, is_result
+from romancy.replay.operations import Operations, command_of, is_result
 from romancy.replay.suspend import SuspendKind, SuspendSignal
 from romancy.replay.timers import DurableTimers
 from romancy.replay.turn import RunBlocked, Turn
@@ -40,10 +43,24 @@ if TYPE_CHECKING:
 
     from romancy.core.calls import ActivityCall, Call
     from romancy.core.codec import Codec, What
+    from romancy.core.commands import RunActivity
     from romancy.core.definitions import Workflow
     from romancy.replay.guard import Guard
 
 __all__ = ["Execution", "Turn"]
+
+
+class AfterFailure(Protocol):
+    """Decide what follows when somebody outside says that an attempt has failed."""
+
+    def __call__(self, command: RunActivity, failure: bytes, *, is_final: bool) -> ActivityFailed | ActivityRetried:
+        """Return another attempt or the activity's failure; ``is_final``: the latter, whatever the retry policy."""
+        ...
+
+
+def _fails(command: RunActivity, failure: bytes, *, is_final: bool) -> ActivityFailed:  # noqa: ARG001
+    return ActivityFailed(command.activity_id, failure)
+
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -66,6 +83,7 @@ class Execution:
         run: int = 0,
         is_lenient: bool = False,
         payload_limit: int = DEFAULT_PAYLOAD_LIMIT,
+        after_failure: AfterFailure = _fails,
     ) -> None:
         """Prepare the run; its code starts with the first turn.
 
@@ -78,6 +96,8 @@ class Execution:
             run: The run's number, counted from 0 and raised by recur.
             is_lenient: A programming error in workflow code fails the run instead of blocking it.
             payload_limit: Upper bound of an encoded payload in bytes.
+            after_failure: Asked about attempts that failed outside; what it decides is recorded. By default they are
+                not repeated.
         """
         self.workflow = workflow
         self.input = input
@@ -87,6 +107,7 @@ class Execution:
         self.run = run
         self.is_lenient = is_lenient
         self.payload_limit = payload_limit
+        self.after_failure = after_failure
         self.loop = ReplayLoop(self, hash_salt(execution_id, run))  # type: ignore[abstract] # what is left is refused
         self.timers = DurableTimers()
         self.inbox = Inbox()
@@ -191,7 +212,7 @@ class Execution:
 
     def activate(
         self,
-        releases: Sequence[Release] = (),
+        releases: Sequence[Arrival] = (),
         *,
         stamp: int,
         is_recorded: bool = False,
@@ -231,7 +252,7 @@ class Execution:
         commands = list(self.operations.commands.values())
         return Turn(number, loop.stamp, self._notes, 0, self._consumed, commands, self.closing, None)
 
-    def _kept(self, releases: Sequence[Release]) -> list[Note]:
+    def _kept(self, releases: Sequence[Arrival]) -> list[Note]:
         """Return, of the releases of a turn that failed, the results that must not be lost with it."""
         delivered = {note.activity_id for note in self._notes}
         return [
@@ -310,11 +331,11 @@ class Execution:
         return _EPOCH + timedelta(microseconds=stamp)
 
     def outstanding(self) -> list[RunActivity]:
-        """Return what has to be run again after a replay: the activities without a recorded end, in order."""
-        return [
-            RunActivity(call.activity_id, call, call.attempt, call.not_before, call.scheduled_at)
-            for call in self.operations.activities()
-        ]
+        """Return what has to be run again after a replay: the activities whose attempt is under way, in order.
+
+        Those that back off begin when they are due (`Operations.begin_due`), and those that were handed over do not.
+        """
+        return [command_of(call) for call in self.operations.underway.values()]
 
     def suspend(self, guard: Guard | None = None) -> list[str]:
         """Leave memory: unwind every coroutine by `SuspendSignal`; nothing of the run stays alive.
@@ -330,7 +351,7 @@ class Execution:
         del self.loop.romancy_run, self.operations, self._closer
         return warnings
 
-    def _run_turn(self, releases: Sequence[Release], is_recorded: bool, guard: Guard | None) -> None:  # noqa: FBT001
+    def _run_turn(self, releases: Sequence[Arrival], is_recorded: bool, guard: Guard | None) -> None:  # noqa: FBT001
         """Do a turn's work inside the loop; what makes the run impossible to go on with is kept in ``_fatal``."""
         loop = self.loop
         self._notes, self._consumed, self.operations.commands = [], (), {}
@@ -353,9 +374,9 @@ class Execution:
                 except TurnInterrupted as exc:  # it struck while it was being disarmed
                     self._fatal = self._fatal or exc
 
-    def _turn(self, releases: Sequence[Release], is_recorded: bool) -> None:  # noqa: FBT001
+    def _turn(self, releases: Sequence[Arrival], is_recorded: bool) -> None:  # noqa: FBT001
         number = self.turn + 1
-        todo: deque[Release] = deque(releases)
+        todo: deque[Arrival] = deque(releases)
         if self.root is None:
             self.turn = number
             if not is_recorded:  # what came before the start can be seen from the first line on
@@ -368,17 +389,20 @@ class Execution:
         if self.journal is None:
             self._go_on(todo, number)
 
-    def _follow(self, todo: deque[Release], number: int) -> None:
+    def _follow(self, todo: deque[Arrival], number: int) -> None:
         """Release what history says, in its order."""
         while todo and self._fatal is None:
             release = todo.popleft()
+            if isinstance(release, ActivityAnswered):
+                msg = "an answer from outside is not recorded as such"
+                raise TypeError(msg)
             if self.closing is None and self._deliver(release):
                 self.turn = number
                 self._drain()
             elif not self.operations.was_withdrawn(activity_id := note_of(release).activity_id):
                 raise unreached(activity_id or "cancel")
 
-    def _go_on(self, todo: deque[Release], number: int) -> None:
+    def _go_on(self, todo: deque[Arrival], number: int) -> None:
         """Release what has come, and messages of the inbox as soon as a receive waits for them."""
         inbox = self.inbox
         while self._fatal is None and self.closing is None:
@@ -386,15 +410,27 @@ class Execution:
             if release is None:
                 if not todo:
                     return
-                release = todo.popleft()
-                if isinstance(release, MessageReceived):
-                    inbox.add(release)
+                arrival = todo.popleft()
+                if isinstance(arrival, MessageReceived):
+                    inbox.add(arrival)
+                    continue
+                release = self._answer(arrival) if isinstance(arrival, ActivityAnswered) else arrival
+                if release is None:
                     continue
             if self._deliver(release):
                 self.turn = number
                 self._notes.append(note_of(release))
                 self._drain()
         inbox.extend(release for release in todo if isinstance(release, MessageReceived | CancelRequested))
+        # The run has ended: nobody waits for them any more.
+        self._consumed += tuple(
+            arrival.inbox_seq for arrival in todo if isinstance(arrival, ActivityAnswered | ChildClosed)
+        )
+
+    def _answer(self, arrival: ActivityAnswered) -> Release | None:
+        """Return what an answer from outside comes to; its row is consumed, whatever that is."""
+        self._consumed += (arrival.inbox_seq,)
+        return self.operations.answer(arrival)
 
     def _start(self) -> None:
         signature = self.workflow.signature

@@ -13,6 +13,7 @@ from romancy.core.events import (
     MARKERS,
     ActivityCompleted,
     ActivityFailed,
+    ActivityHandedOver,
     ActivityRetried,
     Answered,
     CancelRequested,
@@ -34,6 +35,7 @@ _OPERATION_KIND: dict[int, CallKind] = {
     EventKind.ACTIVITY_COMPLETED: CallKind.ACTIVITY,
     EventKind.ACTIVITY_FAILED: CallKind.ACTIVITY,
     EventKind.ACTIVITY_RETRIED: CallKind.ACTIVITY,
+    EventKind.ACTIVITY_HANDED_OVER: CallKind.ACTIVITY,
     EventKind.MESSAGE_RECEIVED: CallKind.RECEIVE,
     EventKind.MESSAGE_TRIED: CallKind.TRY_RECEIVE,
     EventKind.MESSAGE_SENT: CallKind.SEND,
@@ -48,10 +50,11 @@ _OUTCOMES = frozenset(
     {EventKind.MESSAGE_SENT, EventKind.TOPIC_PUBLISHED, EventKind.SUBSCRIBED, EventKind.CHILD_STARTED}
 )
 _ENDS = frozenset({EventKind.ACTIVITY_COMPLETED, EventKind.ACTIVITY_FAILED}) | _OUTCOMES
-_RELEASES: dict[int, type[ActivityCompleted | ActivityFailed | ActivityRetried | ChildClosed]] = {
+_RELEASES: dict[int, type[ActivityCompleted | ActivityFailed | ActivityRetried | ActivityHandedOver | ChildClosed]] = {
     EventKind.ACTIVITY_COMPLETED: ActivityCompleted,
     EventKind.ACTIVITY_FAILED: ActivityFailed,
     EventKind.ACTIVITY_RETRIED: ActivityRetried,
+    EventKind.ACTIVITY_HANDED_OVER: ActivityHandedOver,
     EventKind.CHILD_CLOSED: ChildClosed,
 }
 """Releases of an activity id and a payload."""
@@ -67,6 +70,8 @@ def note_of(release: Release) -> Note:
             return Note(EventKind.ACTIVITY_FAILED, activity_id, failure)
         case ActivityRetried(activity_id, attempt):
             return Note(EventKind.ACTIVITY_RETRIED, activity_id, attempt)
+        case ActivityHandedOver(activity_id, hand_over):
+            return Note(EventKind.ACTIVITY_HANDED_OVER, activity_id, hand_over)
         case TimerFired(timer_id):
             return Note(EventKind.TIMER_FIRED, timer_id, None)
         case MessageReceived(_, envelope, _, activity_id):

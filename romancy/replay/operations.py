@@ -11,30 +11,39 @@ from romancy.core.calls import ActivityCall, Call, CallKind, ReceiveCall, Reques
 from romancy.core.codec import check_size
 from romancy.core.commands import CancelActivity, Command, RunActivity
 from romancy.core.events import (
+    ActivityAnswered,
     ActivityCompleted,
     ActivityFailed,
+    ActivityHandedOver,
     ActivityRetried,
     Answered,
     Attempt,
     ChildClosed,
     Envelope,
     EventKind,
+    HandOver,
     MessageReceived,
+    OutsideAnswer,
     Release,
 )
 from romancy.core.failures import decode_failure, exception_of
 from romancy.core.requests import CancelChild, EndWait, Unsubscribe, Wait
 from romancy.errors import InstanceAlreadyExistsError, RomancyError
 from romancy.replay.children import Children, check_started, settle
+from romancy.replay.delays import Delays
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterable
 
+    from romancy.core.events import Arrival
+    from romancy.replay.delays import Delay
     from romancy.replay.execution import Execution
 
 _envelope = msgspec.json.Decoder(Envelope)
 _attempt = msgspec.json.Decoder(Attempt)
+_hand_over = msgspec.json.Decoder(HandOver)
+_answer = msgspec.json.Decoder(OutsideAnswer)
 
 
 class Operations:
@@ -42,16 +51,31 @@ class Operations:
 
     Attributes:
         pending: The operations without an outcome by activity id, in the order in which they were asked for.
+        underway: Of these, the activities that are in the owner's memory alone: an attempt runs or is to begin at once.
+        delays: And the other activities, which back off or are handed over.
         commands: What the turn asks for so far, by activity id.
         children: The children that the code holds.
         subscriptions: The channels of the open subscriptions, by mailbox.
         armed: Completed activities that have a compensation, with their results, in the order of completion.
     """
 
-    __slots__ = ("_receivers", "_run", "_withdrawn", "armed", "children", "commands", "pending", "subscriptions")
+    __slots__ = (
+        "_receivers",
+        "_run",
+        "_withdrawn",
+        "armed",
+        "children",
+        "commands",
+        "delays",
+        "pending",
+        "subscriptions",
+        "underway",
+    )
 
     def __init__(self, run: Execution) -> None:
         self.pending: dict[str, Call[object]] = {}
+        self.underway: dict[str, ActivityCall[object]] = {}
+        self.delays = Delays()
         self.commands: dict[str, Command] = {}
         self.armed: list[tuple[ActivityCall[object], object]] = []
         self.children = Children(run)
@@ -100,6 +124,7 @@ class Operations:
         call.not_before = 0
         call.scheduled_at = stamp = run.loop.stamp
         self.commands[activity_id] = RunActivity(activity_id, call, 1, 0, stamp)
+        self.underway[activity_id] = call
 
     def _wait_for_message(self, call: ReceiveCall[object]) -> None:
         run = self._run
@@ -137,6 +162,7 @@ class Operations:
 
     def _withdraw(self, activity_id: str, command: Command) -> None:
         if self.pending.pop(activity_id, None) is not None:
+            self._rest(activity_id)
             self._withdrawn.add(activity_id)
             self.commands[activity_id] = command
 
@@ -175,7 +201,22 @@ class Operations:
             return False
         del self.commands[call.activity_id]
         self.pending.pop(call.activity_id, None)
+        self._rest(call.activity_id)
         return True
+
+    def _rest(self, activity_id: str) -> None:
+        """Note that nothing of an activity is to be done or waited for any more."""
+        if self.underway.pop(activity_id, None) is None:
+            self.delays.discard(activity_id)
+
+    def begin_due(self, now: int) -> list[tuple[Delay, ActivityCall[object]]]:
+        """Take what is due out of its delay, earliest first: it goes on in its owner's memory."""
+        found: list[tuple[Delay, ActivityCall[object]]] = []
+        for delay in self.delays.take_due(now):
+            call = cast("ActivityCall[object]", self.pending[delay.activity_id])
+            self.underway[delay.activity_id] = call
+            found.append((delay, call))
+        return found
 
     def _time_out(self, call: ReceiveCall[object]) -> None:
         """Withdraw a receive whose time limit has come; a message that arrives later stays in the inbox."""
@@ -209,6 +250,8 @@ class Operations:
     def clear(self) -> None:
         """Forget everything."""
         self.pending.clear()
+        self.underway.clear()
+        self.delays.clear()
         self.commands.clear()
         self.armed.clear()
         self.children.held.clear()
@@ -216,7 +259,9 @@ class Operations:
 
     # -- answering --------------------------------------------------------------------------------------
 
-    def deliver(self, release: ActivityCompleted | ActivityFailed | ActivityRetried | Answered) -> bool:
+    def deliver(
+        self, release: ActivityCompleted | ActivityFailed | ActivityRetried | ActivityHandedOver | Answered
+    ) -> bool:
         """Hand over what became of an activity or a request; False if nobody waits for it."""
         match release:
             case ActivityCompleted():
@@ -225,6 +270,8 @@ class Operations:
                 return self._fail(release)
             case ActivityRetried():
                 return self._retry(release)
+            case ActivityHandedOver():
+                return self._hand_over(release)
             case Answered():
                 return self._answer(release)
             case _:
@@ -238,6 +285,7 @@ class Operations:
         definition = call.definition
         value = definition.signature.decode_result(self._run.codec, release.result, definition.result_subject)
         del self.pending[activity_id]
+        self._rest(activity_id)
         future = _taken(call)
         if not future.done():
             future.set_result(value)
@@ -247,10 +295,11 @@ class Operations:
 
     def _fail(self, release: ActivityFailed) -> bool:
         call = self.pending.get(release.activity_id)
-        if not isinstance(call, ActivityCall):
+        if not isinstance(call, ActivityCall) or release.attempt not in {0, call.attempt}:
             return False
         exc = exception_of(decode_failure(release.failure))
         del self.pending[release.activity_id]
+        self._rest(release.activity_id)
         future = _taken(call)
         if not future.done():
             future.set_exception(exc)
@@ -262,10 +311,51 @@ class Operations:
         if not isinstance(call, ActivityCall):
             return False
         failed = _attempt.decode(release.attempt)
-        call.attempt = failed.attempt + 1
+        if failed.attempt != call.attempt:
+            return False
+        call.attempt += 1
         call.not_before = failed.retry_at
-        self.commands[activity_id] = RunActivity(activity_id, call, call.attempt, call.not_before, call.scheduled_at)
+        _keep_details(call, failed.details)
+        self.underway.pop(activity_id, None)
+        self.delays.put(activity_id, failed.retry_at, is_handed_over=False)
+        self.commands[activity_id] = command_of(call)
         return True
+
+    def _hand_over(self, release: ActivityHandedOver) -> bool:
+        call = self.pending.get(release.activity_id)
+        if not isinstance(call, ActivityCall):
+            return False
+        handed = _hand_over.decode(release.hand_over)
+        if handed.attempt != call.attempt or self.delays.is_handed_over(release.activity_id):
+            return False
+        _keep_details(call, handed.details)
+        self.underway.pop(release.activity_id, None)
+        self.delays.put(release.activity_id, handed.deadline or None, is_handed_over=True)
+        return True
+
+    def answered_by(self, arrival: ActivityAnswered) -> ActivityCall[object] | None:
+        """Return the activity that an answer from outside is for; None if the attempt that it means is over."""
+        answer = _answer.decode(arrival.answer)
+        call = self.pending.get(answer.activity_id)
+        if not isinstance(call, ActivityCall) or (answer.run, answer.attempt) != (self._run.run, call.attempt):
+            return None
+        return call
+
+    def answer(self, arrival: ActivityAnswered) -> Release | None:
+        """Return what an answer from outside comes to; None if the attempt that it means is over.
+
+        An attempt whose body has not ended is answered too: whoever is outside may be the faster one.
+        """
+        call = self.answered_by(arrival)
+        if call is None:
+            return None
+        answer = _answer.decode(arrival.answer)
+        activity_id = answer.activity_id
+        if not self.delays.is_handed_over(activity_id):
+            self.commands[activity_id] = CancelActivity(activity_id, is_over=not bytes(answer.failure))
+        if bytes(answer.failure):
+            return self._run.after_failure(command_of(call), bytes(answer.failure), is_final=answer.is_final)
+        return ActivityCompleted(activity_id, bytes(answer.result))
 
     def receive(self, release: MessageReceived) -> bool:
         """Hand a message to the receive that the release names; False if there is no such receive."""
@@ -322,9 +412,22 @@ class Operations:
         return True
 
 
-def is_result(release: Release) -> TypeGuard[ActivityCompleted | ActivityFailed | ActivityRetried]:
+def is_result(
+    release: Arrival,
+) -> TypeGuard[ActivityCompleted | ActivityFailed | ActivityRetried | ActivityHandedOver]:
     """Tell whether a release holds what an activity did: it must not be lost if the turn fails."""
-    return isinstance(release, ActivityCompleted | ActivityFailed | ActivityRetried)
+    return isinstance(release, ActivityCompleted | ActivityFailed | ActivityRetried | ActivityHandedOver)
+
+
+def command_of(call: ActivityCall[object]) -> RunActivity:
+    """Return the command that runs an activity's next attempt."""
+    details: bytes | None = getattr(call, "details", None)
+    return RunActivity(call.activity_id, call, call.attempt, call.not_before, call.scheduled_at, details)
+
+
+def _keep_details(call: ActivityCall[object], details: msgspec.Raw) -> None:
+    if encoded := bytes(details):
+        call.details = encoded
 
 
 def _taken(call: Call[object]) -> asyncio.Future[object]:

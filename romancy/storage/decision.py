@@ -45,6 +45,7 @@ class Decision(msgspec.Struct, frozen=True):
     children: list[ChildRow]
     orders: list[tuple[int, int, Order]]
     closings: list[int]
+    silenced: list[tuple[int, int, str]] = []
 
 
 OUTCOMES: dict[type[Request], EventKind] = {
@@ -137,6 +138,7 @@ def decide(
         batch.children,
         [(entry.key, entry.run, order) for entry in batch.applied for order in entry.orders],
         [entry.key for entry in batch.applied if entry.status.is_closed and rows[entry.key].ties],
+        batch.silenced,
     )
 
 
@@ -185,6 +187,7 @@ class _Batch:
         self.settlements: list[Settlement] = []
         self.reaches: list[Reach] = []
         self.openings: list[Opening] = []
+        self.silenced: list[tuple[int, int, str]] = []
 
     def apply(self, entry: Entry) -> list[Event]:
         """Take an entry that holds; return its requests' outcomes."""
@@ -192,6 +195,8 @@ class _Batch:
         self.applied.append(entry)
         self.events += events_of(entry)
         self.consumed += [(entry.key, seq) for seq in entry.consumed]
+        if entry.silenced:
+            self.silenced += [(entry.key, entry.run, activity_id) for activity_id in entry.silenced]
         seq = entry.seq + len(entry.notes)
         outcomes = [
             Event(

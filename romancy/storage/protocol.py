@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Creation,
         Entry,
         HandedOut,
+        Heartbeat,
         Instance,
         InstanceFilter,
         Mail,
@@ -108,7 +109,8 @@ class Storage(Protocol):
     async def post(self, posts: Sequence[Post]) -> list[PostResult]:
         """Put items into instances' inboxes and make the instances claimable now, all of them or none.
 
-        A message does not start a pending instance before its time; a cancel does.
+        A message does not start a pending instance before its time; a cancel does. What is for another start than
+        the one that has the id is not found.
 
         Returns:
             What has become of each, in order; if any of them can't be delivered, nothing is written.
@@ -148,8 +150,8 @@ class Storage(Protocol):
             limit: Upper bound on the result's length; at least 1.
 
         Returns:
-            At most ``limit`` claims, highest priority first, then earliest ``wake_at``, each with its history and
-            inbox.
+            At most ``limit`` claims, highest priority first, then earliest ``wake_at``, each with its history,
+            inbox and heartbeats.
 
         Raises:
             SessionLostError: The session is dead.
@@ -164,6 +166,17 @@ class Storage(Protocol):
 
         Returns:
             One answer per entry, in order.
+
+        Raises:
+            SessionLostError: The session is dead; nothing is written.
+        """
+        ...
+
+    async def beat(self, session: int, heartbeats: Sequence[Heartbeat]) -> None:
+        """Keep the latest details of running activities, for whoever has to run them again.
+
+        Those of instances that the session does not own, or not in that run, are passed over. A commit deletes them
+        (`Entry.silenced`), as do the instance's end by `terminate` and its purge.
 
         Raises:
             SessionLostError: The session is dead; nothing is written.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Claims,
         Creation,
         Entry,
+        Heartbeat,
         Instance,
         InstanceFilter,
         Mail,
@@ -284,6 +285,14 @@ class SqliteStorage:
         if not await self._reader.read(lambda c: c.execute(topics.HAS_PENDING).fetchone() is not None):
             return HandedOut([], has_more=False)
         return await self._progress(lambda c: sqlite_topics.hand_out(c, limit, self._clock.now()))
+
+    async def beat(self, session: int, heartbeats: Sequence[Heartbeat]) -> None:
+        """Keep the latest details of running activities, for whoever has to run them again.
+
+        Raises:
+            SessionLostError: The session is dead; nothing is written.
+        """
+        await self._writer.write(lambda c: sqlite_commit.beat(c, session, heartbeats, self._clock.now()))
 
     async def mail(self, session: int) -> list[Mail]:
         """Read the inbox rows of owned instances that their owner has not seen, ordered by key and seq."""

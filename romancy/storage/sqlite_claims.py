@@ -8,8 +8,8 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from romancy.core.events import Event
-from romancy.core.records import Claim, Claims, InboxItem, InboxKind, Instance, Mail, Status
-from romancy.storage.sql import history, instances, messages
+from romancy.core.records import Claim, Claims, Heartbeat, InboxItem, InboxKind, Instance, Mail, Status
+from romancy.storage.sql import heartbeats, history, instances, messages
 from romancy.storage.sqlite_sessions import fence
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _due(
 
 
 def _taken(connection: sqlite3.Connection, keys: list[int]) -> list[Claim]:
-    """Read instances with their histories and inboxes, in the order of the keys."""
+    """Read instances with their histories, inboxes and heartbeats, in the order of the keys."""
     found = connection.execute(instances.BY_KEYS, (json.dumps(keys),))
     by_key = {row[0]: instance_of(row) for row in found}
     begun = json.dumps([key for key, it in by_key.items() if it.next_seq])
@@ -99,4 +99,7 @@ def _taken(connection: sqlite3.Connection, keys: list[int]) -> list[Claim]:
     items: dict[int, list[InboxItem]] = {}
     for key, *item in connection.execute(messages.OF_INSTANCES, (addressed,)):
         items.setdefault(key, []).append(item_of(item))
-    return [Claim(by_key[key], events.get(key, []), items.get(key, [])) for key in keys]
+    beats: dict[int, list[Heartbeat]] = {}
+    for row in connection.execute(heartbeats.OF_CURRENT_RUNS, (json.dumps(keys),)):
+        beats.setdefault(row[0], []).append(Heartbeat(*row))
+    return [Claim(by_key[key], events.get(key, []), items.get(key, []), beats.get(key, ())) for key in keys]

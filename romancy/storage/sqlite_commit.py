@@ -13,7 +13,7 @@ from romancy.core.records import LEAVE, Accepted, Entry, NewInstance, Refused, R
 from romancy.core.requests import Publish, Send, StartChild, Subscribe
 from romancy.storage.decision import decide, events_of, has_mail, holds, is_advance
 from romancy.storage.rows import ChannelRow, HistoryRow, Row, SubscriptionRow
-from romancy.storage.sql import children, history, instances, messages, topics
+from romancy.storage.sql import children, heartbeats, history, instances, messages, topics
 from romancy.storage.sqlite_effects import Effects
 from romancy.storage.sqlite_instances import insert
 from romancy.storage.sqlite_sessions import fence
@@ -22,6 +22,7 @@ from romancy.storage.waking import parked_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from romancy.core.records import Heartbeat
     from romancy.storage.decision import Decision
 
 T = TypeVar("T")
@@ -60,6 +61,17 @@ def commit(connection: sqlite3.Connection, session: int, entries: Sequence[Entry
     return _with_mail(connection, entries, answers)
 
 
+def beat(connection: sqlite3.Connection, session: int, beats: Sequence[Heartbeat], now: int) -> None:
+    """Keep heartbeats, within a transaction; see `romancy.storage.protocol.Storage.beat`.
+
+    Raises:
+        SessionLostError: The session is dead; nothing is written.
+    """
+    fence(connection, session, now)
+    values = [(b.activity_id, b.attempt, b.details, b.key, session, b.execution_id, b.run) for b in beats]
+    connection.executemany(heartbeats.PUT, values)
+
+
 def plain_of(connection: sqlite3.Connection, session: int, entries: Sequence[Entry]) -> list[Entry]:
     """Pick the entries whose outcome needs no decision if their instances are unchanged.
 
@@ -73,6 +85,7 @@ def plain_of(connection: sqlite3.Connection, session: int, entries: Sequence[Ent
         entry
         for entry in entries
         if not entry.consumed
+        and not entry.silenced
         and entry.next_run is None
         and (entry.wake_at != LEAVE or entry.status.is_closed or is_advance(entry))
         and entry.key not in with_mail
@@ -155,6 +168,7 @@ def write_decided(connection: sqlite3.Connection, session: int, entries: Sequenc
         (topics.TAKE_OVER, [(row.run, row.channel, row.key, row.mailbox) for row in decision.topics.taken_over]),
         (children.LINK, decision.children),
         (instances.TIE, [(key,) for key in _tied(decision)]),
+        (heartbeats.DELETE_ONE, decision.silenced),
     ):
         if values:
             connection.executemany(statement, values)

@@ -17,7 +17,7 @@ from romancy.core.failures import Failure, encode_failure
 from romancy.core.records import InboxKind, Status
 from romancy.core.requests import CancelChild, EndWait, ParentClosePolicy, Unsubscribe, Wait
 from romancy.storage.rows import ChildRow, HistoryRow, MessageRow, Reach, Row, SubscriptionRow
-from romancy.storage.sql import children, history, instances, messages, topics
+from romancy.storage.sql import children, heartbeats, history, instances, messages, topics
 from romancy.storage.waking import wake_for_mail
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ class Effects:
         event = HistoryRow(key, run, seq, turn, self._now, EventKind.RUN_TERMINATED, None, failure)
         connection.execute(history.INSERT, event)
         connection.execute(instances.END, (Status.TERMINATED, self._now, key))
+        connection.execute(heartbeats.DELETE, (key,))
         self.ended.append(key)
 
     def _cancel(self, key: int, reason: str, message_id: str) -> None:

@@ -16,7 +16,7 @@ from romancy.errors import (
     WorkflowBlockedError,
 )
 from romancy.storage.rows import ChannelRow, MessageRow, Row
-from romancy.storage.sql import children, history, instances, messages, sessions, topics
+from romancy.storage.sql import children, heartbeats, history, instances, messages, sessions, topics
 from romancy.storage.sqlite_claims import instance_of
 from romancy.storage.sqlite_effects import Effects
 
@@ -109,7 +109,7 @@ def post(connection: sqlite3.Connection, posts: Sequence[Post], now: int) -> lis
 def _judge(connection: sqlite3.Connection, item: Post) -> PostResult:
     """Say what would become of a post, and write nothing."""
     target = _row(connection, item.to)
-    if target is None:
+    if target is None or item.execution_id not in {None, target.execution_id}:
         return PostResult.NOT_FOUND
     if connection.execute(messages.IS_DELIVERED, (target.key, item.message_id)).fetchone() is not None:
         return PostResult.DUPLICATE
@@ -234,6 +234,7 @@ def _purge(connection: sqlite3.Connection, target: Instance) -> None:
         messages.DELETE_DELIVERIES,
         children.DELETE_OF_PARENT,
         children.DELETE_OF_CHILD,
+        heartbeats.DELETE,
         instances.DELETE,
     ):
         connection.execute(statement, (target.key,))

@@ -1,34 +1,31 @@
-"""Running the bodies of activities, and deciding what follows when one fails."""
+"""Running the bodies of activities."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import logging
-import random
+import time
 from collections import deque
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-import msgspec
-
 from romancy.activities.context import ActivityContext, current_activity
 from romancy.core.clock import MICROSECONDS
 from romancy.core.codec import check_size
-from romancy.core.events import ActivityCompleted, ActivityFailed, ActivityRetried, Attempt
-from romancy.core.failures import encode_failure, failure_of
-from romancy.core.retry import next_delay
-from romancy.errors import ActivityTimedOutError
+from romancy.core.events import ActivityCompleted
+from romancy.worker.bodies import Body
+from romancy.worker.outcomes import Outcomes, hand_over_of
 from romancy.worker.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from romancy.activities.context import Heart
     from romancy.core.clock import Clock
     from romancy.core.codec import Codec
     from romancy.core.commands import RunActivity
-    from romancy.core.definitions import Activity
     from romancy.core.events import Release
     from romancy.core.retry import RetryPolicy
     from romancy.worker.hot import HotRun
@@ -37,24 +34,16 @@ _logger = logging.getLogger("romancy")
 _THREAD_LIMIT = 64
 _THREAD_PATIENCE = 0.2
 _CANCEL_PATIENCE = 5.0
-_encode = msgspec.json.Encoder().encode
-
-
-class Body:
-    """One attempt at an activity: its task once it has begun, and whether its outcome still counts."""
-
-    __slots__ = ("is_wanted", "task")
-
-    def __init__(self) -> None:
-        self.task: asyncio.Task[None] | None = None
-        self.is_wanted = True
+_CLEANUP_PATIENCE = 1.0
+"""Seconds for which the next attempt waits for a timed-out one to clean up."""
 
 
 class ActivityRunner:
     """Run activity bodies as tasks of the host's event loop; ``def`` bodies in threads.
 
-    Every body that is not cancelled ends in exactly one release: completed, failed, or failed with another attempt
-    to come. A body's result is dropped if its run has left this process meanwhile.
+    Every body that is not cancelled ends in exactly one release: completed, failed, failed with another attempt to
+    come, or handed over. A body's result is dropped if its run has left this process meanwhile. A body that is out of
+    time ends in that moment, whether its task does or not.
     """
 
     def __init__(
@@ -65,6 +54,7 @@ class ActivityRunner:
         retry: RetryPolicy,
         limit: int,
         payload_limit: int,
+        heart: Heart,
     ) -> None:
         """Prepare.
 
@@ -74,17 +64,20 @@ class ActivityRunner:
             retry: The policy of activities that have none of their own.
             limit: How many bodies run at once; the others wait in the order of their start.
             payload_limit: Upper bound of an encoded result in bytes.
+            heart: Keeps what bodies tell by their heartbeats.
         """
+        self.outcomes = Outcomes(clock, retry)
         self._clock = clock
         self._codec = codec
-        self._retry = retry
+        self._heart = heart
         self._limit = limit
         self._payload_limit = payload_limit
         self._on_result: Callable[[HotRun, Release], None]
         self._on_end: Callable[[HotRun], None]
         self._is_closing = False
         self._running: set[Body] = set()
-        self._waiting: deque[tuple[HotRun, RunActivity, Body]] = deque()
+        self._waiting: deque[Body] = deque()
+        self._late: dict[tuple[int, int, str], Body] = {}
         self._threads = Threads(min(limit, _THREAD_LIMIT))
         self._thread_slots = asyncio.Semaphore(min(limit, _THREAD_LIMIT))
 
@@ -100,14 +93,21 @@ class ActivityRunner:
 
     def start(self, run: HotRun, command: RunActivity) -> None:
         """Run a body now, or when there is room."""
-        if command.activity_id in run.bodies:
-            self.cancel(run, command.activity_id)  # its outcome does not count any more
-        body = Body()
-        run.bodies[command.activity_id] = body
+        activity_id = command.activity_id
+        if activity_id in run.bodies:
+            self.cancel(run, activity_id)  # its outcome does not count any more
+        body = Body(run, command)
+        if command.details is not None:
+            body.details = command.details
+        if run.beats and (beat := run.beats.get(activity_id)) is not None and beat.attempt == command.attempt:
+            body.details = beat.details  # this attempt's own, of a process that has died
+        run.bodies[activity_id] = body
+        if command.call.definition.settings.total_timeout is not None and not self._bound_in_all(body):
+            return
         if len(self._running) < self._limit:
-            self._begin(run, command, body)
+            self._begin(body)
         else:
-            self._waiting.append((run, command, body))
+            self._waiting.append(body)
 
     def cancel(self, run: HotRun, activity_id: str) -> None:
         """Tell a body to stop; nothing is heard of it any more."""
@@ -116,12 +116,25 @@ class ActivityRunner:
             body.is_wanted = False
             self._stop(body)
 
+    def let_go(self, run: HotRun, activity_id: str) -> None:
+        """Let a body come to its end by itself; nothing is heard of it any more."""
+        body = run.bodies.pop(activity_id, None)
+        if body is not None:
+            body.is_wanted = False
+            body.is_stopped = True
+
     def _stop(self, body: Body) -> None:
+        body.is_stopped = True
+        body.cancel_timers()
         if body.task is not None and body.task.cancel():
             # A task that is cancelled before its first step does not get to its ``finally``.
             body.task.add_done_callback(lambda _: self._leave(body))
 
     def _leave(self, body: Body) -> None:
+        body.is_stopped = True
+        body.cancel_timers()
+        if body.is_late:
+            self._late.pop(_place_of(body), None)
         self._running.discard(body)
         if self._waiting:
             self._begin_waiting()
@@ -151,13 +164,13 @@ class ActivityRunner:
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [body.task for body in self._running if body.task is not None]
 
-    def _begin(self, run: HotRun, command: RunActivity, body: Body) -> None:
+    def _begin(self, body: Body) -> None:
         self._running.add(body)
         # A Task made directly costs half of loop.create_task, which asks for a task factory and makes up a name.
         body.task = asyncio.Task(
-            self._attempt(run, command, body),
+            self._attempt(body),
             loop=asyncio.get_running_loop(),
-            name=command.activity_id,
+            name=body.command.activity_id,
             # Empty: nothing of the request that happened to set this off leaks in.
             context=contextvars.Context(),
         )
@@ -165,120 +178,155 @@ class ActivityRunner:
     def _begin_waiting(self) -> None:
         """Begin the bodies that wait, as far as there is room."""
         while self._waiting and len(self._running) < self._limit:
-            run, command, waiting = self._waiting.popleft()
+            waiting = self._waiting.popleft()
             if waiting.is_wanted:
-                self._begin(run, command, waiting)
+                self._begin(waiting)
 
-    async def _attempt(self, run: HotRun, command: RunActivity, body: Body) -> None:
+    async def _attempt(self, body: Body) -> None:
         release: Release
+        run, command = body.run, body.command
         definition = command.call.definition
-        settings = definition.settings
-        signature = definition.signature
+        subject = definition.arguments_subject
         try:
-            args, kwargs = signature.decode_arguments(self._codec, command.call.arguments, definition.arguments_subject)
-            if definition.is_async and settings.timeout is None and settings.total_timeout is None:
-                current_activity.set(ActivityContext(run.id, run.execution_id, run.run, command, None))
-                value = await self._call(definition, args, kwargs)
+            args, kwargs = definition.signature.decode_arguments(self._codec, command.call.arguments, subject)
+            if self._late:
+                await self._wait_for_cleanup(body)
+            if definition.is_async:
+                self._enter(body)
+                value = await cast("Awaitable[object]", definition.fn(*args, **kwargs))
             else:
-                value = await self._call_in_bounds(run, command, args, kwargs)
-            payload, _ = signature.encode_result(self._codec, value, definition.result_subject)
-            if len(payload) > self._payload_limit:
-                check_size(payload, self._payload_limit, definition.result_subject)
+                async with self._thread_slots:  # no attempt's time passes while it waits for a thread
+                    self._enter(body)
+                    value = await self._threads.run(partial(definition.fn, *args, **kwargs))
+            release = self._release_of(body, value)
         except asyncio.CancelledError as exc:
-            if self._was_stopped(run, command, body):
+            if self._was_stopped(body):
                 raise
-            release = self._failed(command, _cancelled_by_others(exc))
+            release = self._failed(body, _cancelled_by_others(exc))
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as exc:  # noqa: BLE001 - whatever a body raises is its failure
-            release = self._failed(command, exc)
-        else:
-            release = ActivityCompleted(command.activity_id, payload)
+            release = self._failed(body, exc)
         finally:
             self._leave(body)
         if body.is_wanted:
+            body.is_wanted = False
             del run.bodies[command.activity_id]
             self._on_result(run, release)
-        else:
-            self._on_end(run)
+            return
+        if body.is_late:
+            _logger.warning("%r has ended after it was timed out: its outcome is dropped", body)
+        self._on_end(run)
 
-    def _was_stopped(self, run: HotRun, command: RunActivity, body: Body) -> bool:
+    def _release_of(self, body: Body, value: object) -> Release:
+        """Return what a body that has returned ends in."""
+        if body.has_token:
+            return hand_over_of(body)
+        definition = body.command.call.definition
+        payload, _ = definition.signature.encode_result(self._codec, value, definition.result_subject)
+        if len(payload) > self._payload_limit:
+            check_size(payload, self._payload_limit, definition.result_subject)
+        return ActivityCompleted(body.command.activity_id, payload)
+
+    def _failed(self, body: Body, exc: BaseException) -> Release:
+        return self.outcomes.after_failure(body.command, exc, details=body.details)
+
+    def _was_stopped(self, body: Body) -> bool:
         """Tell whether it was the worker that cancelled a body; then nothing is heard of it any more."""
         if body.is_wanted and not self._is_closing:
             return False
         if body.is_wanted:
-            del run.bodies[command.activity_id]
-        self._on_end(run)
+            del body.run.bodies[body.command.activity_id]
+        self._on_end(body.run)
         return True
 
-    async def _call_in_bounds(
-        self, run: HotRun, command: RunActivity, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> object:
-        if command.call.definition.is_async:
-            return await self._call_in_time(run, command, args, kwargs)
-        async with self._thread_slots:  # no attempt's time passes while it waits for a thread
-            return await self._call_in_time(run, command, args, kwargs)
+    # -- time -------------------------------------------------------------------------------------------
 
-    def _call(
-        self, definition: Activity[..., object], args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> Awaitable[object]:
-        if definition.is_async:
-            return cast("Awaitable[object]", definition.fn(*args, **kwargs))
-        return self._threads.run(partial(definition.fn, *args, **kwargs))
-
-    async def _call_in_time(
-        self, run: HotRun, command: RunActivity, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> object:
-        definition = command.call.definition
-        now = self._clock.now()
-        seconds, kind = self._time_left(command, now)
-        deadline = None if seconds is None else datetime.fromtimestamp(now / MICROSECONDS + seconds, UTC)
-        current_activity.set(ActivityContext(run.id, run.execution_id, run.run, command, deadline))
-        limit = asyncio.timeout(seconds)
-        try:
-            async with limit:
-                return await self._call(definition, args, kwargs)
-        except TimeoutError as exc:
-            if not limit.expired():
-                raise
-            message = f"activity {command.activity_id} of instance {run.id!r} ran out of its {kind} ({seconds} s)"
-            raise ActivityTimedOutError(message, attempts=command.attempt, kind=kind) from exc
-
-    @staticmethod
-    def _time_left(command: RunActivity, now: int) -> tuple[float | None, str]:
-        """Return how many seconds this attempt may take (None: any time), and by which limit."""
-        settings = command.call.definition.settings
-        found: list[tuple[float, str]] = []
-        if settings.timeout is not None:
-            found.append((settings.timeout.total_seconds(), "timeout"))
-        if settings.total_timeout is not None:
-            left = settings.total_timeout.total_seconds() - (now - command.scheduled_at) / MICROSECONDS
-            found.append((max(left, 0.0), "total_timeout"))
-        return min(found, default=(None, ""))
-
-    def _failed(self, command: RunActivity, exc: BaseException) -> Release:
-        """Return what follows a failed attempt: another one, or the activity's failure."""
-        settings = command.call.definition.settings
-        now = self._clock.now()
-        elapsed = timedelta(microseconds=max(now - command.scheduled_at, 0))
-        failure = failure_of(exc, attempts=command.attempt, activity_id=command.activity_id)
-        delay = None
-        if not (isinstance(exc, SystemExit) or failure.kind == "total_timeout"):
-            policy = settings.retry or self._retry
-            delay = next_delay(
-                policy,
-                cast("Exception", exc),
-                attempt=command.attempt,
-                elapsed=elapsed,
-                random=random.random(),
+    def _enter(self, body: Body) -> None:
+        """Begin an attempt's time, and let its body know of itself."""
+        run, command = body.run, body.command
+        deadline = None
+        if command.call.definition.is_bounded:
+            self._bound(body)
+            if body.deadline:
+                deadline = datetime.fromtimestamp(body.deadline / MICROSECONDS, UTC)
+        current_activity.set(
+            ActivityContext(
+                run.id, run.execution_id, body.run_number, command, deadline, body.details, body, self._heart
             )
-        if delay is not None and settings.total_timeout is not None and elapsed + delay >= settings.total_timeout:
-            delay = None
-        if delay is None:
-            return ActivityFailed(command.activity_id, encode_failure(failure))
-        retry_at = now + delay // timedelta(microseconds=1)
-        attempt = Attempt(command.attempt, retry_at, msgspec.Raw(encode_failure(failure)))
-        return ActivityRetried(command.activity_id, _encode(attempt))
+        )
+
+    def _bound(self, body: Body) -> None:
+        """Set the timers of one attempt."""
+        settings = body.command.call.definition.settings
+        loop = asyncio.get_running_loop()
+        timers = dict(body.timers)
+        if settings.timeout is not None:
+            seconds = settings.timeout.total_seconds()
+            timers["timeout"] = loop.call_later(seconds, self._expire, body, "timeout", seconds)
+            deadline = self._clock.now() + round(seconds * MICROSECONDS)
+            body.deadline = min(body.deadline or deadline, deadline)
+        if settings.heartbeat_timeout is not None:
+            seconds = settings.heartbeat_timeout.total_seconds()
+            body.beaten_at = time.monotonic()
+            timers["heartbeat_timeout"] = loop.call_later(seconds, self._listen, body, seconds)
+        body.timers = timers
+
+    def _bound_in_all(self, body: Body) -> bool:
+        """Set the timer of all attempts together, which counts while there is no room too; False: it is over."""
+        command = body.command
+        total = command.call.definition.settings.total_timeout or timedelta(0)
+        seconds = total.total_seconds()
+        body.deadline = command.scheduled_at + round(seconds * MICROSECONDS)
+        left = min((body.deadline - self._clock.now()) / MICROSECONDS, seconds)
+        if left <= 0:
+            self._expire(body, "total_timeout", seconds)
+            return False
+        timer = asyncio.get_running_loop().call_later(left, self._expire, body, "total_timeout", seconds)
+        body.timers = {"total_timeout": timer}
+        return True
+
+    def _listen(self, body: Body, seconds: float) -> None:
+        """Time an attempt out if it has not beaten for so long."""
+        left = body.beaten_at + seconds - time.monotonic()
+        if left <= 0:
+            self._expire(body, "heartbeat_timeout", seconds)
+        else:
+            timer = asyncio.get_running_loop().call_later(left, self._listen, body, seconds)
+            body.timers = {**body.timers, "heartbeat_timeout": timer}
+
+    def _expire(self, body: Body, kind: str, seconds: float) -> None:
+        """Time an attempt out: its run goes on now, whatever the body does about it."""
+        task = body.task
+        if task is not None and task.done():
+            return
+        if not body.is_wanted or self._is_closing:
+            self._stop(body)
+            return
+        release = self.outcomes.after_time_out(body, kind, seconds)
+        body.is_wanted = False
+        self._stop(body)
+        del body.run.bodies[body.command.activity_id]
+        if task is not None:
+            body.is_late = True
+            self._late[_place_of(body)] = body
+            asyncio.get_running_loop().call_later(_CANCEL_PATIENCE, _warn_if_it_goes_on, body)
+        self._on_result(body.run, release)
+
+    async def _wait_for_cleanup(self, body: Body) -> None:
+        """Give an earlier attempt at the same activity a moment to end: the two should not overlap."""
+        earlier = self._late.get(_place_of(body))
+        if earlier is not None and earlier.task is not None:
+            await asyncio.wait([earlier.task], timeout=_CLEANUP_PATIENCE)
+
+
+def _place_of(body: Body) -> tuple[int, int, str]:
+    return body.run.key, body.run_number, body.command.activity_id
+
+
+def _warn_if_it_goes_on(body: Body) -> None:
+    if body.task is not None and not body.task.done():
+        _logger.warning("%r does not end although it was timed out: its run has gone on without it", body)
 
 
 def _cancelled_by_others(exc: asyncio.CancelledError) -> RuntimeError:

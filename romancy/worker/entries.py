@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from romancy.core.calls import ActivityCall, ReceiveCall, WorkflowCall
+from romancy.core.calls import ReceiveCall, WorkflowCall
 from romancy.core.commands import CancelActivity, RunActivity
 from romancy.core.failures import Failure, encode_failure
 from romancy.core.records import LEAVE, Entry, NextRun, Status
@@ -42,13 +42,14 @@ def is_busy_after(run: HotRun, turn: Turn, now: int) -> bool:
     """Tell whether something that only memory knows goes on once the turn is committed.
 
     An activity without an outcome counts, whether its body runs or not (a worker that shuts down starts none):
-    only one whose next attempt is yet to come does not.
+    only one that waits for its next attempt, or for an answer from outside, does not.
     """
-    if run.bodies or run.arrivals:
+    operations = run.execution.operations
+    if run.bodies or run.arrivals or operations.underway:
         return True
-    for call in run.execution.operations.pending.values():
-        if isinstance(call, ActivityCall) and call.not_before <= now:
-            return True
+    due = operations.delays.next_due()
+    if due is not None and due <= now:
+        return True
     return any(type(command) in _REQUESTS for command in turn.commands)
 
 
@@ -61,17 +62,14 @@ def wake_after(run: HotRun, now: int, *, is_busy: bool) -> int | None:
     if is_busy:
         is_past = run.wake_at is not None and run.wake_at <= now
         return LEAVE if is_past else now
-    target = due_after(run)
+    target = run.next_deadline()
     return LEAVE if target == run.wake_at else target
 
 
-def due_after(run: HotRun) -> int | None:
-    """Return when a run that is not busy goes on by itself: its earliest timer or next attempt; None: never."""
-    deadlines = [c.not_before for c in run.execution.operations.pending.values() if isinstance(c, ActivityCall)]
-    timer = run.execution.timers.next_deadline()
-    if timer is not None:
-        deadlines.append(timer)
-    return min(deadlines, default=None)
+def silenced_by(run: HotRun, *, is_over: bool) -> list[str]:
+    """Return the activities whose heartbeats are of no use any more: those of which no attempt is under way."""
+    underway = run.execution.operations.underway
+    return [activity_id for activity_id in run.beats if is_over or activity_id not in underway]
 
 
 def entry_of(run: HotRun, turn: Turn, *, now: int, wake_at: int | None, is_freed: bool) -> Entry:
@@ -118,6 +116,7 @@ def entry_of(run: HotRun, turn: Turn, *, now: int, wake_at: int | None, is_freed
         is_freed=is_freed,
         waiting_on=None if wake_at == LEAVE or closing is not None else waiting_on(run.execution),
         next_run=next_run,
+        silenced=silenced_by(run, is_over=closing is not None) if run.beats else (),
     )
 
 

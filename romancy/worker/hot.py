@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from romancy.core.commands import RunActivity
-    from romancy.core.events import Release
-    from romancy.core.records import Claim
+    from romancy.core.events import Arrival
+    from romancy.core.records import Claim, Heartbeat
     from romancy.replay.execution import Execution
     from romancy.replay.journal import RecordedTurn
-    from romancy.worker.activities import Body
+    from romancy.worker.bodies import Body
 
 UNKNOWN = -2
 """`HotRun.wake_at`: somebody else may have written the column."""
@@ -24,13 +23,13 @@ class HotRun:
     """One run that this process owns.
 
     At most one entry of a run is uncommitted (``is_committing``); what arrives meanwhile waits in ``arrivals``
-    as (instant, rank, number, release).
+    as (instant, rank, number, release). ``beats`` are the heartbeats of activities that the database may hold.
     """
 
     __slots__ = (
         "alarm_at",
         "arrivals",
-        "backoffs",
+        "beats",
         "blocked_by",
         "bodies",
         "claim",
@@ -72,10 +71,10 @@ class HotRun:
         self.wake_at: int | None = instance.wake_at
         self.inbox_looked = instance.inbox_seq
         self.inbox_written = instance.inbox_seen
-        self.arrivals: list[tuple[int, int, int, Release]] = []
+        self.arrivals: list[tuple[int, int, int, Arrival]] = []
         self.recorded: RecordedTurn | None = None
         self.bodies: dict[str, Body] = {}
-        self.backoffs: dict[str, RunActivity] = {}
+        self.beats: dict[str, Heartbeat] = {beat.activity_id: beat for beat in claim.heartbeats}
         self.alarm_at: int | None = None
         self.idle_since = 0.0
         self.is_loaded = False
@@ -95,12 +94,15 @@ class HotRun:
         return not (self.bodies or self.arrivals or self.recorded or self.is_committing or self.is_queued)
 
     def next_deadline(self) -> int | None:
-        """Return when the run's earliest timer or back-off is due, in epoch microseconds."""
+        """Return when a run that is not busy goes on by itself, in epoch microseconds; None: never.
+
+        That is its earliest timer, next attempt, or time-out of an activity that was handed over.
+        """
         timer = self.execution.timers.next_deadline()
-        if not self.backoffs:
+        due = self.execution.operations.delays.next_due()
+        if due is None:
             return timer
-        retry = min(command.not_before for command in self.backoffs.values())
-        return retry if timer is None or retry < timer else timer
+        return due if timer is None or due < timer else timer
 
 
 class HotSet:

@@ -6,21 +6,23 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from romancy.core.events import CancelRequested, ChildClosed, Envelope, MessageReceived
+from romancy.core.events import ActivityAnswered, CancelRequested, ChildClosed, Envelope, MessageReceived
 from romancy.core.records import InboxKind
 
 if TYPE_CHECKING:
-    from romancy.core.events import Release
+    from romancy.core.events import Arrival
     from romancy.core.records import InboxItem
 
 _headers = msgspec.json.Decoder(dict[str, str])
 _encode = msgspec.json.Encoder().encode
 
 
-def release_of_item(item: InboxItem) -> Release:
+def release_of_item(item: InboxItem) -> Arrival:
     """Return the release that an inbox row becomes."""
     if item.kind is InboxKind.CANCEL:
         return CancelRequested(item.body, item.seq)
+    if item.kind is InboxKind.ACTIVITY:
+        return ActivityAnswered(item.body, item.seq)
     if item.kind is InboxKind.CHILD:
         return ChildClosed(item.channel or "", item.body, item.seq)
     headers = _headers.decode(item.headers) if item.headers else {}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from romancy.core.events import ActivityAnswered
 from romancy.core.failures import Failure, failure_of
 from romancy.replay.journal import note_of
 from romancy.replay.loop import TurnInterrupted
@@ -49,7 +50,14 @@ def load(run: HotRun, *, max_recoveries: int, guard: Guard | None) -> Failure | 
 
 
 def unanswered(run: HotRun) -> list[RunActivity]:
-    """Return the activities to be run again: those without an outcome, also in the turn that is yet to be computed."""
+    """Return the activities to be run again: those whose attempt has no outcome.
+
+    Nor has it one in the turn that is yet to be computed, or in the inbox: somebody outside may have answered before
+    the body had ended.
+    """
     releases: list[Release] = [] if run.recorded is None else run.recorded.releases
     answered = {note_of(release).activity_id for release in releases}
+    for *_, arrival in run.arrivals:
+        if isinstance(arrival, ActivityAnswered) and (call := run.execution.operations.answered_by(arrival)):
+            answered.add(call.activity_id)
     return [command for command in run.execution.outstanding() if command.activity_id not in answered]

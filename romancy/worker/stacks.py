@@ -30,7 +30,7 @@ def with_stacks(failure: Failure, execution: Execution) -> Failure:
     stacks = "".join(
         f"Task {task.get_name()} is at:\n{stack}"
         for task in execution.loop.tasks
-        if not task.done() and (stack := "".join(traceback.format_list(list(_frames(task.get_coro())))))
+        if not task.done() and (stack := "".join(traceback.format_list(list(frames_of(task.get_coro())))))
     )
     return msgspec.structs.replace(
         failure,
@@ -39,7 +39,7 @@ def with_stacks(failure: Failure, execution: Execution) -> Failure:
     )
 
 
-def _frames(awaited: object) -> Iterator[traceback.FrameSummary]:
+def frames_of(awaited: object) -> Iterator[traceback.FrameSummary]:
     """Walk from a task's coroutine to what it awaits, as far as that is Python code."""
     while isinstance(awaited, CoroutineType):
         frame: FrameType | None = awaited.cr_frame

@@ -20,10 +20,9 @@ from romancy.core.requests import Unsubscribe
 from romancy.errors import StorageError
 from romancy.replay.execution import Turn
 from romancy.replay.journal import RecordedTurn, note_of, release_of
-from romancy.replay.operations import is_result
+from romancy.replay.operations import command_of, is_result
 from romancy.worker.entries import (
     blocking_entry,
-    due_after,
     entry_of,
     has_to_be_written,
     is_busy_after,
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from romancy.core.clock import Clock
-    from romancy.core.events import Release
+    from romancy.core.events import Arrival, Release
     from romancy.core.records import Claim, Entry, InboxItem
     from romancy.replay.execution import Execution
     from romancy.replay.guard import Guard
@@ -118,7 +117,7 @@ class Turns:
         if run.is_paused and status is not Status.PAUSED and not run.is_committing:
             run.is_paused = False
             for command in run.execution.outstanding():
-                if command.activity_id not in run.bodies and command.activity_id not in run.backoffs:
+                if command.activity_id not in run.bodies:
                     self._start(run, command)  # what was not begun while it was paused
         run.is_paused = status is Status.PAUSED
         run.inbox_looked = max(run.inbox_looked, inbox_seq)
@@ -138,10 +137,18 @@ class Turns:
             return  # the commit may be what lets the run go; if it is not, it sets the alarm again
         now = self._clock.now()
         if not self.is_draining and not run.is_paused:
-            for command in [command for command in run.backoffs.values() if command.not_before <= now]:
-                del run.backoffs[command.activity_id]
-                self._activities.start(run, command)
+            self._go_on_with_due(run, now)
         self.wake(run)
+
+    def _go_on_with_due(self, run: HotRun, now: int) -> None:
+        """Begin the attempts that are due, and time out what was handed over and is overdue."""
+        for delay, call in run.execution.operations.begin_due(now):
+            command = command_of(call)
+            if delay.is_handed_over:
+                deadline = delay.due or now
+                self._arrive(run, deadline, _RESULT, self._activities.outcomes.after_silence(command, deadline))
+            else:
+                self._activities.start(run, command)
 
     def body_ended(self, run: HotRun) -> None:
         """Note that an activity's body has ended without an outcome that counts."""
@@ -151,7 +158,7 @@ class Turns:
         for item in items:
             self._arrive(run, item.at, _INBOX, release_of_item(item))
 
-    def _arrive(self, run: HotRun, at: int, rank: int, release: Release) -> None:
+    def _arrive(self, run: HotRun, at: int, rank: int, release: Arrival) -> None:
         if run.is_gone:
             return
         self._arrived += 1
@@ -212,7 +219,7 @@ class Turns:
             self._report(run)
         self._commit(run, turn, now)
 
-    def _batch(self, run: HotRun, now: int) -> list[Release]:
+    def _batch(self, run: HotRun, now: int) -> list[Arrival]:
         """Return what is released next: inbox rows by their arrival, results by theirs, timers by their deadline."""
         arrivals = run.arrivals
         run.arrivals = []
@@ -265,9 +272,8 @@ class Turns:
         self._set_alarm(run)
         if not run.is_idle or run.is_mail_expected or self.is_draining:
             return
-        lost = [c for c in run.execution.outstanding() if c.activity_id not in run.backoffs]
-        if lost:  # no body runs, so nobody would ever answer them
-            for command in lost:
+        if run.execution.operations.underway:  # no body runs, so nobody would ever answer them
+            for command in run.execution.outstanding():
                 self._start(run, command)
             return
         now = self._clock.now()
@@ -304,7 +310,7 @@ class Turns:
         if is_busy_after(run, nothing, now):
             return
         self._hot.mark_leaving(run)
-        wake_at = due_after(run)
+        wake_at = run.next_deadline()
         self._submit(run, nothing, entry_of(run, nothing, now=now, wake_at=wake_at, is_freed=True))
 
     def evict_surplus(self, idle_timeout: float) -> None:
@@ -350,6 +356,8 @@ class Turns:
                 elif entry.wake_at != LEAVE:
                     run.wake_at = entry.wake_at
                 run.has_fresh_mail = False
+                for activity_id in entry.silenced:
+                    run.beats.pop(activity_id, None)
                 self._tell_others(run, answer)
                 if entry.orders:
                     self._drop_mail(run, entry)
@@ -408,8 +416,10 @@ class Turns:
             if isinstance(command, RunActivity):
                 self._start(run, command)
             elif isinstance(command, CancelActivity):
-                run.backoffs.pop(command.activity_id, None)
-                self._activities.cancel(run, command.activity_id)
+                if command.is_over:
+                    self._activities.let_go(run, command.activity_id)
+                else:
+                    self._activities.cancel(run, command.activity_id)
         if outcomes:
             releases = [release for event in outcomes if (release := release_of(event)) is not None]
             run.recorded = RecordedTurn(turn.number + 1, turn.stamp, releases)
@@ -417,17 +427,22 @@ class Turns:
             self.wake(run)
         elif not run.bodies:
             self._settle(run)
-        elif run.backoffs or len(run.execution.timers):
+        elif len(run.execution.operations.delays) or len(run.execution.timers):
             self._set_alarm(run)
 
     def _start(self, run: HotRun, command: RunActivity) -> None:
         if self.is_draining or run.is_paused:
             return
-        if command.not_before and command.not_before > self._clock.now():
-            run.backoffs[command.activity_id] = command
+        if command.attempt == 1:
+            self._activities.start(run, command)
+            return
+        self._activities.cancel(run, command.activity_id)  # somebody outside may have failed an attempt that runs
+        if command.activity_id not in run.execution.operations.delays:
+            self._activities.start(run, command)
+        elif command.not_before > (now := self._clock.now()):
             self._set_alarm(run)
         else:
-            self._activities.start(run, command)
+            self._go_on_with_due(run, now)
 
     def _set_alarm(self, run: HotRun) -> None:
         deadline = run.next_deadline()
@@ -438,7 +453,7 @@ class Turns:
     def _recur(self, run: HotRun, turn: Turn) -> None:
         # Nothing of the old run may reach the new one, whose activities have the same ids.
         self._activities.cancel_all(run)
-        run.backoffs.clear()
+        run.beats.clear()
         run.arrivals = [arrival for arrival in run.arrivals if arrival[1] == _INBOX]
         run.alarm_at = None
         self._alarms.cancel(run.key)
@@ -463,7 +478,6 @@ class Turns:
         self._around.room_freed()
         self._alarms.cancel(run.key)
         self._activities.cancel_all(run)
-        run.backoffs.clear()
         run.arrivals.clear()
         asyncio.get_running_loop().call_soon(self._suspend, run.id, run.execution)
 

@@ -15,6 +15,7 @@ from romancy.worker.activities import ActivityRunner
 from romancy.worker.build import build_of, runtime
 from romancy.worker.committer import Committer
 from romancy.worker.deliveries import Deliveries
+from romancy.worker.heartbeats import Heartbeats
 from romancy.worker.hot import HotSet
 from romancy.worker.process import this_process
 from romancy.worker.session import Session, housekeep
@@ -94,12 +95,20 @@ class Worker:
         self._hot = HotSet(settings.hot_limit)
         self._committer = Committer(storage, self._session.lose)
         self._alarms = Alarms(clock, self._rang)
+        self._heartbeats = Heartbeats(
+            storage,
+            codec=codec,
+            payload_limit=settings.payload_limit,
+            session=lambda: self._session.id,
+            on_lost=self._session.lose,
+        )
         self._activities = ActivityRunner(
             clock=clock,
             codec=codec,
             retry=settings.retry,
             limit=settings.max_activities,
             payload_limit=settings.payload_limit,
+            heart=self._heartbeats,
         )
         self._turns = Turns(
             hot=self._hot,
@@ -152,18 +161,22 @@ class Worker:
         self._spawn(lambda: self._deliveries.read_for_ever(lambda: self._session.id))
         self._spawn(lambda: self._deliveries.hand_out_for_ever(self.mail_expected))
         self._spawn(self._evict_for_ever)
+        self._spawn(self._heartbeats.write_for_ever)
 
     async def stop(self) -> None:
         """Stop claiming, let activities end within the grace time, commit, and free everything owned."""
         self._turns.is_draining = True
         await self._cancel_tasks()
         renewing = asyncio.create_task(self._session.keep(self._session_opened))
+        beating = asyncio.create_task(_for_ever(self._heartbeats.write_for_ever))
         try:
             await self._activities.close(self._settings.grace)
+            await self._heartbeats.flush()
             await self._settle_turns()
         finally:
             renewing.cancel()
-            await asyncio.wait([renewing])
+            beating.cancel()
+            await asyncio.wait([renewing, beating])
             self._committer.session = None
             self._alarms.clear()
             self._turns.drop_all()
@@ -337,6 +350,7 @@ class Worker:
             run=instance.run,
             is_lenient=self._settings.is_lenient,
             payload_limit=self._settings.payload_limit,
+            after_failure=self._activities.outcomes.after_failure_outside,
         )
 
     def next_execution(self, run: HotRun, turn: Turn) -> Execution:
@@ -354,6 +368,7 @@ class Worker:
             run=run.run + 1,
             is_lenient=self._settings.is_lenient,
             payload_limit=self._settings.payload_limit,
+            after_failure=self._activities.outcomes.after_failure_outside,
         )
 
     def run_ended(self, run: HotRun, status: Status, payload: bytes | None) -> None:

@@ -89,6 +89,16 @@ CREATE TABLE messages (
   PRIMARY KEY (key, seq)
 ) WITHOUT ROWID;
 
+-- The latest details of attempts under way; an ended attempt's are in its event, or of no use any more.
+CREATE TABLE heartbeats (
+  key INTEGER NOT NULL,
+  run INTEGER NOT NULL,
+  activity_id TEXT NOT NULL,
+  attempt INTEGER NOT NULL,
+  details BLOB NOT NULL,
+  PRIMARY KEY (key, run, activity_id)
+) WITHOUT ROWID;
+
 -- Outlives the messages themselves: a post that is repeated after its message was read must do nothing.
 CREATE TABLE deliveries (
   key INTEGER NOT NULL,
