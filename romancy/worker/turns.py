@@ -391,6 +391,9 @@ class Turns:
 
     def _accepted(self, run: HotRun, turn: Turn, entry: Entry, outcomes: list[Event]) -> None:
         if turn.blocked is not None or entry.status.is_closed:
+            for command in turn.commands:  # what somebody outside has finished comes to its end by itself
+                if isinstance(command, CancelActivity) and command.is_over:
+                    self._activities.let_go(run, command.activity_id)
             self.drop(run)
             payload = entry.reason if turn.blocked is not None else entry.notes[-1].payload
             self._around.run_ended(run, entry.status, payload)
