@@ -186,7 +186,7 @@ async def test_heartbeat_timeout_can_be_given_per_call(make_app: MakeApp) -> Non
 
 
 @activity(retry=_AT_ONCE)
-async def beats_then_fails(failures: int) -> list[Any]:
+async def beats_then_fails(failures: int) -> list[object]:
     info = activity_info()
     world.seen.append(info.heartbeat_details)
     if info.attempt == 1:
@@ -198,7 +198,7 @@ async def beats_then_fails(failures: int) -> list[Any]:
 
 
 @workflow
-async def beat_then_fail(failures: int) -> list[Any]:
+async def beat_then_fail(failures: int) -> list[object]:
     return await beats_then_fails(failures)
 
 
@@ -240,7 +240,7 @@ def test_heartbeat_outside_of_an_activity_is_refused() -> None:
 
 
 @activity(retry=_AT_ONCE)
-async def beats_until_told(parts: int) -> list[Any]:
+async def beats_until_told(parts: int) -> list[object]:
     info = activity_info()
     world.seen.append((info.attempt, info.heartbeat_details))
     if info.heartbeat_details is None:
@@ -251,7 +251,7 @@ async def beats_until_told(parts: int) -> list[Any]:
 
 
 @workflow
-async def beat_until_told() -> list[Any]:
+async def beat_until_told() -> list[object]:
     return await beats_until_told(5)
 
 
@@ -311,7 +311,7 @@ async def beat_for_the_sweep(app: App) -> tuple[str, Any]:
 
 
 @activity(retry=_AT_ONCE)
-async def beats_in_a_sweep(part: int) -> list[Any]:
+async def beats_in_a_sweep(part: int) -> list[object]:
     info = activity_info()
     act(f"part {part} attempt {info.attempt}")
     if info.attempt < 3:
@@ -322,7 +322,7 @@ async def beats_in_a_sweep(part: int) -> list[Any]:
 
 
 @workflow
-async def swept_beats() -> list[list[Any]]:
+async def swept_beats() -> tuple[list[object], list[object]]:
     return await asyncio.gather(beats_in_a_sweep(1), beats_in_a_sweep(2))
 
 

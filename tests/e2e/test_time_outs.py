@@ -76,9 +76,10 @@ async def stubborn() -> str:
 
 
 @workflow
-async def endure(limits: dict[str, float]) -> list[object]:
+async def endure(kind: str) -> list[object]:
+    limits: dict[str, Any] = {kind: 0.02}
     try:
-        return [await stubborn.options(**{name: timedelta(seconds=limit) for name, limit in limits.items()})()]
+        return [await stubborn.options(**limits)()]
     except ActivityTimedOutError as exc:
         return [exc.kind, exc.attempts]
 
@@ -89,7 +90,7 @@ async def test_body_that_suppresses_its_cancellation_is_timed_out_all_the_same(
 ) -> None:
     monkeypatch.setattr(bodies, "_CANCEL_PATIENCE", 0.01)
     async with make_app() as app:
-        handle = await app.start(endure({kind: 0.02}), id="one")
+        handle = await app.start(endure(kind), id="one")
         assert await handle.result() == [kind, 1]
         assert [event.kind for event in await handle.history()] == ["activity_failed", "run_completed"]
         assert world.seen == ["suppressed"]

@@ -90,6 +90,7 @@ def entries(draw: st.DrawFn, key: int) -> Entry:
         reason=b"why" if status is Status.BLOCKED else None,
         build="build" if status is Status.BLOCKED else None,
         next_run=next_run,
+        silenced=draw(st.sampled_from([(), (), ("1:a",), ("1:a", "3:none")])),
     )
 
 
@@ -109,6 +110,8 @@ def database(given_rows: list[dict[str, object]], number: int = 0) -> Generator[
                 " VALUES (?, ?, 1, 'c', 'm', x'', 0)",
                 (key, seq),
             )
+        for activity_id in ("1:a", "2:b"):
+            connection.execute("INSERT INTO heartbeats VALUES (?, 0, ?, 1, x'')", (key, activity_id))
     try:
         yield connection
     finally:
@@ -132,7 +135,7 @@ def closed_connections() -> Generator[None]:
 def dump(connection: sqlite3.Connection) -> list[object]:
     return [
         connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3").fetchall()
-        for table in ("instances", "history", "messages", "sessions")
+        for table in ("instances", "history", "messages", "sessions", "heartbeats")
     ]
 
 
