@@ -28,6 +28,7 @@ def settings_of(seed: int) -> dict[str, Any]:
         "cancel_at": program.cancel_at,
         "seed": seed,
         "jitter": True,
+        "outside": 3 * (seed % 2),
     }
 
 

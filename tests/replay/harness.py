@@ -12,14 +12,18 @@ import msgspec
 
 from romancy.core.commands import CancelActivity, Command, RunActivity
 from romancy.core.events import (
+    ActivityAnswered,
     ActivityCompleted,
     ActivityFailed,
+    ActivityHandedOver,
+    Arrival,
     CancelRequested,
     Envelope,
     Event,
     EventKind,
+    HandOver,
     MessageReceived,
-    Release,
+    OutsideAnswer,
     SendOutcome,
     TimerFired,
 )
@@ -29,7 +33,7 @@ from romancy.core.requests import Send, Unsubscribe
 from romancy.replay.execution import Execution, Turn
 from romancy.replay.journal import RecordedTurn, release_of
 
-from .scripting import CODEC, SECOND, T0, TRACES, Message, Plan, World, after, define
+from .scripting import CODEC, SECOND, T0, TRACES, Message, Outcome, Plan, World, after, define
 
 
 def id_of(command: Command) -> str:
@@ -45,7 +49,8 @@ class Shell:
     """Drive one run to its end, in virtual time, keeping its history as storage would.
 
     ``evict`` is a probability, or turns after which the run leaves memory and comes back by replay. ``jitter`` lets
-    things arrive together that would not, in batches, and stamps differ from arrival.
+    things arrive together that would not, in batches, and stamps differ from arrival. ``outside``: one in so many
+    activities is handed over and finished from outside.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Shell:
         seed: int = 0,
         evict: float | Iterable[int] = 0.0,
         jitter: bool = False,
+        outside: int = 0,
         is_lenient: bool = False,
         turn_limit: int = 5_000,
     ) -> None:
@@ -78,13 +84,14 @@ class Shell:
         self.evictions = 0
         self.warnings: list[str] = []
         self.reports: list[dict[str, Any]] = []
-        self._unread: dict[int, Release] = {}
-        self._arrivals: list[tuple[int, int, int, Release]] = []
+        self._unread: dict[int, Arrival] = {}
+        self._arrivals: list[tuple[int, int, int, Arrival]] = []
         self._number = 0
         self._evict_at = evict if isinstance(evict, float | int) else frozenset(evict)
         self._random = random.Random(seed)
         self._evictions = random.Random(seed + 1)
         self._jitter = jitter
+        self._outside = outside
         for number, message in enumerate(sorted(messages, key=lambda message: message.at), 1):
             body = msgspec.Raw(msgspec.json.encode(message.body))
             envelope = msgspec.json.encode(Envelope(f"m{number}", 0, body))
@@ -102,9 +109,9 @@ class Shell:
 
     # -- running ----------------------------------------------------------------------------------------
 
-    def _arrive(self, at: float, rank: int, release: Release) -> None:
+    def _arrive(self, at: float, rank: int, release: Arrival) -> None:
         self._number += 1
-        if isinstance(release, MessageReceived | CancelRequested):
+        if isinstance(release, MessageReceived | CancelRequested | ActivityAnswered):
             self._unread[release.inbox_seq] = release
         heapq.heappush(self._arrivals, (round(at), rank, self._number, release))
 
@@ -125,7 +132,7 @@ class Shell:
             return turn.number in self._evict_at
         return bool(self._evict_at) and self._evictions.random() < self._evict_at
 
-    def _next_batch(self) -> tuple[list[Release], int]:
+    def _next_batch(self) -> tuple[list[Arrival], int]:
         deadline = self.execution.timers.next_deadline()
         due = [
             instant for instant in (deadline, self._arrivals[0][0] if self._arrivals else None) if instant is not None
@@ -135,7 +142,7 @@ class Shell:
         self.now = max(self.now, min(due))
         if self._jitter:
             self.now += self._random.choice((0, 0, 0, 1, 700_000, 3 * SECOND))
-        batch: list[tuple[int, int, int, Release]] = []
+        batch: list[tuple[int, int, int, Arrival]] = []
         while self._arrivals and self._arrivals[0][0] <= self.now:
             batch.append(heapq.heappop(self._arrivals))
         timers = self.execution.timers.due(self.now)
@@ -146,7 +153,7 @@ class Shell:
             stamp -= self._random.choice((0, 0, 5 * SECOND))  # the owner's clock may go back
         return [release for *_, release in batch], stamp
 
-    def _activate(self, releases: Sequence[Release], stamp: int, *, is_recorded: bool = False) -> Turn:
+    def _activate(self, releases: Sequence[Arrival], stamp: int, *, is_recorded: bool = False) -> Turn:
         TRACES.append(self.trace)
         try:
             turn = self.execution.activate(releases, stamp=stamp, is_recorded=is_recorded)
@@ -190,7 +197,10 @@ class Shell:
                 outcome = self.plan(activity_id, call.name)
                 if outcome.after is None:
                     return
-                release: Release
+                if self._outside and zlib.crc32(f"outside {activity_id}".encode()) % self._outside == 0:
+                    self._hand_over(activity_id, outcome)
+                    return
+                release: Arrival
                 if outcome.error is None:
                     release = ActivityCompleted(activity_id, CODEC.encode(outcome.value))
                 else:
@@ -204,6 +214,18 @@ class Shell:
                     heapq.heapify(self._arrivals)
             case _:
                 pass  # `_commit` answers requests; an order has no answer
+
+    def _hand_over(self, activity_id: str, outcome: Outcome) -> None:
+        """Let an activity's body end halfway, and its outcome arrive in the inbox."""
+        after = (outcome.after or 0) * SECOND
+        handed = msgspec.json.encode(HandOver(1, 0))
+        self._arrive(self.now + after / 2, 1, ActivityHandedOver(activity_id, handed))
+        if outcome.error is None:
+            answer = OutsideAnswer(0, activity_id, 1, result=msgspec.Raw(CODEC.encode(outcome.value)))
+        else:
+            failure = msgspec.Raw(encode_failure(failure_of(outcome.error)))
+            answer = OutsideAnswer(0, activity_id, 1, failure=failure)
+        self._arrive(self.now + after, 0, ActivityAnswered(msgspec.json.encode(answer), 2_000_000 + self._number))
 
     # -- leaving memory and coming back -----------------------------------------------------------------
 
