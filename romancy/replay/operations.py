@@ -285,7 +285,8 @@ class Operations:
         definition = call.definition
         value = definition.signature.decode_result(self._run.codec, release.result, definition.result_subject)
         del self.pending[activity_id]
-        self._rest(activity_id)
+        if self.underway.pop(activity_id, None) is None:  # as `_rest` does: this is on the hottest path
+            self.delays.discard(activity_id)
         future = _taken(call)
         if not future.done():
             future.set_result(value)

@@ -132,7 +132,9 @@ class ActivityRunner:
 
     def _leave(self, body: Body) -> None:
         body.is_stopped = True
-        body.cancel_timers()
+        body.task = None  # whose context leads back to the body: garbage for the collector otherwise
+        if body.timers:
+            body.cancel_timers()
         if body.is_late:
             self._late.pop(_place_of(body), None)
         self._running.discard(body)
