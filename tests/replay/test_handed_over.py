@@ -84,7 +84,7 @@ def test_handed_over_activity_is_not_outstanding_live_and_on_replay() -> None:
         assert state(execution) == (["1:sign"], [], T0 + 9, 1)
         last = execution.activate([answer("1:sign")], stamp=T0 + 2)
         assert (kinds(last), last.consumed) == ([EventKind.ACTIVITY_COMPLETED], (1,))
-        assert [command.activity_id for command in last.commands] == ["2:file"]
+        assert [id_of(command) for command in last.commands] == ["2:file"]
         execution.suspend()
 
 
@@ -101,7 +101,7 @@ def test_answer_in_the_turn_that_asks_is_not_followed_by_a_body() -> None:
     execution = begin(signs)
     turn = execution.activate([answer("1:sign")], stamp=T0)
     assert kinds(turn) == [EventKind.ACTIVITY_COMPLETED]
-    assert [command.activity_id for command in turn.commands if isinstance(command, RunActivity)] == ["2:file"]
+    assert [id_of(command) for command in turn.commands if isinstance(command, RunActivity)] == ["2:file"]
     execution.suspend()
 
 
@@ -229,7 +229,7 @@ def test_withdrawn_handed_over_activity_with_a_compensation_is_listened_to_and_u
     turn = live.activate([TimerFired(timers[0][1])], stamp=T0 + 5 * SECOND)
     assert turn.closing is None  # it waits for what may have to be undone
     turn = live.activate([answer("1:handed_sign")], stamp=T0 + 6 * SECOND)
-    assert [command.activity_id for command in turn.commands] == ["undo.1:undo_handed_sign"]
+    assert [id_of(command) for command in turn.commands] == ["undo.1:undo_handed_sign"]
     live.suspend()
 
 

@@ -113,6 +113,6 @@ async def test_heartbeat_after_the_end_is_passed_over(worker: Worker, storage: S
 async def test_post_for_another_start_is_not_found(worker: Worker, storage: Storage) -> None:
     one = await worker.own("one")
     post = Post("one", InboxKind.ACTIVITY, None, b"{}", "m", execution_id=one.execution_id + 1)
-    assert await storage.post(post) is PostResult.NOT_FOUND
-    assert await storage.post(msgspec.structs.replace(post, execution_id=one.execution_id)) is PostResult.POSTED
+    assert await storage.post([post]) == [PostResult.NOT_FOUND]
+    assert await storage.post([msgspec.structs.replace(post, execution_id=one.execution_id)]) == [PostResult.POSTED]
     assert (await worker.read("one")).inbox_seq == 1
