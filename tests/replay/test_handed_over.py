@@ -26,6 +26,7 @@ from romancy.core.failures import encode_failure, failure_of
 from romancy.core.records import Status
 from romancy.replay.execution import Execution, Turn
 
+from .harness import id_of
 from .scripting import SECOND, T0, act, begin, completed, events_of, failed, message, news, undoable
 
 _FAILURE = encode_failure(failure_of(ConnectionError("away")))
