@@ -579,6 +579,10 @@ async def test_result_that_does_not_fit_is_refused_at_the_call(make_app: MakeApp
         assert await handle.result() == [12, "filed 12 pages"]
 
 
+def is_not_imported(_: str) -> None:
+    """Stand for `registry.find_activity` in a process that has not imported the activity."""
+
+
 async def test_result_that_does_not_fit_when_it_is_delivered_blocks_its_instance_alone(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -587,7 +591,7 @@ async def test_result_that_does_not_fit_when_it_is_delivered_blocks_its_instance
         handle = await app.start(outside_signing("lease"), id="one")
         token = await token_of(app)
         with monkeypatch.context() as patched:
-            patched.setattr(registry, "find_activity", lambda _: None)  # as in a process that has not imported it
+            patched.setattr(registry, "find_activity", is_not_imported)
             await app.complete_activity(token, "twelve")
         with pytest.raises(WorkflowBlockedError, match="result of activity 'outside_sign' does not fit"):
             await handle.result()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from typing import cast
+
 import msgspec
 import pytest
 
@@ -9,6 +12,7 @@ from romancy.core.clock import ManualClock
 from romancy.core.records import Heartbeat, InboxKind, Instance, NextRun, Post, PostResult, Status
 from romancy.errors import SessionLostError
 from romancy.storage.protocol import Storage
+from romancy.storage.sqlite import SqliteStorage
 
 from .making import CLOSING, RECURRING, TTL, Worker, note
 
@@ -98,16 +102,22 @@ async def test_terminated_or_purged_instance_leaves_no_heartbeat(worker: Worker,
     await worker.advance(other, CLOSING, status=Status.COMPLETED, wake_at=None)
     await storage.purge("other")
     await storage.purge("one")
-    read = storage._writer.read  # type: ignore[attr-defined]
-    assert await read(lambda c: c.execute("SELECT count(*) FROM heartbeats").fetchone()) == (0,)
+    assert await count_heartbeats(storage) == 0
+
+
+async def count_heartbeats(storage: Storage) -> int:
+    def count(connection: sqlite3.Connection) -> int:
+        found: int = connection.execute("SELECT count(*) FROM heartbeats").fetchone()[0]
+        return found
+
+    return await cast("SqliteStorage", storage)._writer.read(count)
 
 
 async def test_heartbeat_after_the_end_is_passed_over(worker: Worker, storage: Storage) -> None:
     one = await worker.own("one")
     await storage.terminate("one", b"{}")
     await storage.beat(worker.session, [beat(one)])
-    read = storage._writer.read  # type: ignore[attr-defined]
-    assert await read(lambda c: c.execute("SELECT count(*) FROM heartbeats").fetchone()) == (0,)
+    assert await count_heartbeats(storage) == 0
 
 
 async def test_post_for_another_start_is_not_found(worker: Worker, storage: Storage) -> None:
