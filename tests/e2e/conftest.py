@@ -13,7 +13,7 @@ import pytest
 from romancy import App
 from romancy.storage.protocol import Storage
 from romancy.storage.sqlite import SqliteStorage
-from romancy.worker import committer, worker
+from romancy.worker import committer, deliveries, worker
 
 from .faults import OffsetClock
 
@@ -81,4 +81,5 @@ def database(tmp_path: Path) -> str:
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again soon after a failure: that it is tried again is what counts."""
     monkeypatch.setattr(worker, "_PAUSE_AFTER_FAILURE", 0.001)
+    monkeypatch.setattr(deliveries, "_PAUSE_AFTER_FAILURE", 0.001)
     monkeypatch.setattr(committer, "_FIRST_PAUSE", 0.001)

@@ -8,14 +8,17 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 from romancy import App, StorageError, WorkflowFailedError, activity_info
 from romancy.client.handle import Handle
+from romancy.core.calls import Call
 from romancy.core.definitions import Workflow
 from romancy.storage.sqlite import SqliteStorage
 
 from .faults import Fault, FaultyStorage, OffsetClock, insist
+
+R = TypeVar("R")
 
 _LONG = 60.0
 """Seconds after which every session of a dead process has expired."""
@@ -163,6 +166,11 @@ async def sweep(
             if not first.has_failed:
                 break
     assert fail_at > at_least
+
+
+async def begin(app: App, make_call: Callable[[], Call[R]], id: str, **options: Any) -> Handle[R]:
+    """Start an instance, or find it started; a call can be used once, so every try makes its own."""
+    return await insist(lambda: app.start(make_call(), id=id, on_conflict="attach", **options))
 
 
 async def outcome_of(handle: Handle[Any]) -> str:
