@@ -117,6 +117,8 @@ def start_child(
         OutsideWorkflowError: No workflow runs here.
     """
     execution = current_execution("start_child()")
+    if isinstance(call, Call):
+        call.close()  # it is not to be awaited, whatever comes of it
     if not isinstance(call, WorkflowCall):
         msg = f"start_child({call!r}) needs the call of a workflow, such as start_child(ship(order))"
         raise TypeError(msg)
@@ -128,6 +130,5 @@ def start_child(
         raise ValueError(msg)
     if id is not None:
         check_instance_id(id)
-    call.close()
     start = _Start(execution, call, id, ParentClosePolicy(on_parent_close), attach=on_conflict == "attach")
     return RequestCall(CallKind.CHILD, call.name, start.ask, start.read)

@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 _LONG = 60.0
 """Seconds after which every session of a dead process has expired."""
-_VOLATILE = ("at", "retry_at", "message_id", "traceback")
+_VOLATILE = ("at", "retry_at", "message_id", "traceback", "notes")
 
 
 @dataclass
@@ -158,7 +158,7 @@ async def sweep(
             outcome = await universe.play(scenario, fail_at=fail_at, fault=fault, is_mortal=is_mortal)
             first = universe.processes[0]
             where = f"call {fail_at}: {first.calls[-1] if is_mortal else first.calls[fail_at - 1 : fail_at]}"
-            assert outcome == expected, where
+            assert outcome == expected, f"{where}\n{outcome}\n{expected}"
             assert not universe.world.repeated, where
             assert set(universe.world.effects) == set(effects), where
             if not is_mortal and len(universe.processes) == 1:
@@ -189,11 +189,12 @@ async def events_of(handle: Handle[Any]) -> list[tuple[str, str | None, str]]:
 
 
 def _without_times(payload: str) -> str:
-    value: Any = json.loads(payload)
+    return json.dumps(_stable(json.loads(payload)), sort_keys=True)
+
+
+def _stable(value: Any) -> Any:
+    """Leave out, at any depth, what differs from one universe to the next."""
     if not isinstance(value, dict):
-        return payload
+        return value
     fields = cast("dict[str, Any]", value)
-    if "failure" in fields:
-        fields["failure"] = fields["failure"]["message"]
-    stable = {name: fields[name] for name in fields if name not in _VOLATILE}
-    return json.dumps(stable, sort_keys=True)
+    return {name: _stable(fields[name]) for name in fields if name not in _VOLATILE}

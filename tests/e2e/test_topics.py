@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +14,7 @@ from romancy import (
     App,
     Channel,
     ChannelModeError,
+    Handle,
     InstanceNotFoundError,
     activity,
     recur,
@@ -331,7 +332,7 @@ async def sweep_publish() -> None:
 async def play_topics(app: App) -> list[Any]:
     watchers = [await begin(app, watch, f"watcher-{n}") for n in (1, 2)]
     workers = [await begin(app, sweep_work, f"worker-{n}") for n in (1, 2)]
-    for handle in [*watchers, *workers]:
+    for handle in cast("list[Handle[Any]]", [*watchers, *workers]):
         while "subscribed" not in [event.kind for event in await insist(handle.history)]:
             await asyncio.sleep(0.005)
     publisher = await begin(app, sweep_publish, "publisher")
