@@ -42,12 +42,12 @@ def is_busy_after(run: HotRun, turn: Turn, now: int) -> bool:
     """Tell whether something that only memory knows goes on once the turn is committed.
 
     An activity without an outcome counts, whether its body runs or not (a worker that shuts down starts none):
-    only one that waits for its next attempt, or for an answer from outside, does not.
+    only one that waits for its next attempt, or for an answer from outside, does not. What is due goes on by itself:
+    a run that began anew, and was freed before its timer is released, would begin anew for ever.
     """
-    operations = run.execution.operations
-    if run.bodies or run.arrivals or operations.underway:
+    if run.bodies or run.arrivals or run.execution.operations.underway:
         return True
-    due = operations.delays.next_due()
+    due = run.next_deadline()
     if due is not None and due <= now:
         return True
     return any(type(command) in _REQUESTS for command in turn.commands)

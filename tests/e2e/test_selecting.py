@@ -20,13 +20,13 @@ pytestmark = pytest.mark.anyio
 
 letters: Channel[str] = Channel("selecting.letters", str)
 go_on: Channel[str] = Channel("selecting.go_on", str)
-gate = asyncio.Event()
+gates: list[asyncio.Event] = []
 FAR = 1_000_000
 
 
 @activity(name="selecting_act")
 async def act_when_open(text: str) -> str:
-    await gate.wait()
+    await gates[0].wait()
     return text
 
 
@@ -56,7 +56,7 @@ async def all_ready_at_once(app: App) -> Any:
     await handle.send(letters, "the message")
     await app.send(go_on, "from the child", to="child")
     assert await (await app.get("child")).result() == "from the child"
-    gate.set()
+    gates[0].set()
     await asyncio.sleep(0.2)
     await handle.unpause()
     await handle.result()
@@ -65,7 +65,7 @@ async def all_ready_at_once(app: App) -> Any:
 
 @pytest.fixture(autouse=True)
 def closed_gate() -> None:
-    gate.clear()
+    gates[:] = [asyncio.Event()]
 
 
 async def test_winner_is_the_same_in_a_thousand_replays(make_app: MakeApp) -> None:
@@ -160,7 +160,7 @@ async def wait_for_some() -> list[Any]:
 async def test_asyncio_wait_takes_receives_timers_and_activities(make_app: MakeApp) -> None:
     async with make_app() as app:
         handle = await app.start(wait_for_some(), id="one")
-        gate.set()
+        gates[0].set()
         assert await handle.result() == ["activity"]
 
 

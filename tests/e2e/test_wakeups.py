@@ -9,7 +9,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from romancy import App, Channel, activity, workflow
+from romancy import App, Channel, activity, sleep, workflow
 from romancy.core.records import Entry, InboxKind, Post, PostResult
 from romancy.storage.protocol import Storage
 from romancy.storage.sqlite import SqliteStorage
@@ -58,6 +58,12 @@ async def wakeup_timer_first(order: list[str]) -> list[str]:
 @workflow
 async def wait_for_letters(count: int) -> list[str]:
     return [await letters.receive() for _ in range(count)]
+
+
+@workflow
+async def sleep_first() -> str:
+    await sleep(0.05)
+    return "awake"
 
 
 @workflow
@@ -263,3 +269,9 @@ async def test_message_at_about_the_deadline_is_neither_lost_nor_taken_twice(
     clock.advance(10)
     async with make_app(StorageProxy(shared).storage, clock=clock) as app:
         assert await (await app.get("one")).result() == ("letter" if is_in_time else "late: letter")
+
+
+async def test_run_that_begins_with_a_sleep_wakes(make_app: MakeApp) -> None:
+    """Nothing is recorded of it when it leaves memory: it begins anew, and its timer is due by then."""
+    async with make_app() as app:
+        assert await app.run(sleep_first(), timeout=5) == "awake"

@@ -1,0 +1,197 @@
+"""Instances that are paused, and go on."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import pytest
+
+from romancy import (
+    App,
+    Channel,
+    InstanceClosedError,
+    InstanceNotFoundError,
+    WorkflowBlockedError,
+    WorkflowTerminatedError,
+    activity,
+    sleep,
+    workflow,
+)
+
+from .conftest import MakeApp
+from .faults import Fault, OffsetClock, insist
+from .sweep import Scenario, act, begin, events_of, outcome_of, sweep
+
+pytestmark = pytest.mark.anyio
+
+letters: Channel[str] = Channel("pausing.letters", str)
+begun: list[str] = []
+gates: list[asyncio.Event] = []
+
+
+@pytest.fixture(autouse=True)
+def fresh_world() -> None:
+    begun.clear()
+    gates[:] = [asyncio.Event()]
+
+
+@activity(name="pausing_act")
+async def step(name: str) -> str:
+    begun.append(name)
+    await gates[0].wait()
+    return name
+
+
+@workflow(name="pausing_steps")
+async def steps() -> list[str]:
+    return [await step("one"), await step("two")]
+
+
+@workflow(name="pausing_receive")
+async def receive() -> str:
+    return await letters.receive()
+
+
+@workflow(name="pausing_sleep")
+async def nap() -> str:
+    await sleep(0.05)
+    return "awake"
+
+
+async def test_paused_run_keeps_a_result_and_asks_for_nothing_more(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        handle = await app.start(steps(), id="one")
+        while begun != ["one"]:
+            await asyncio.sleep(0.002)
+        await handle.pause()
+        assert await handle.status() == "paused"
+        gates[0].set()
+        while (await handle.info()).is_owned:
+            await asyncio.sleep(0.002)
+        assert [event.kind for event in await handle.history()] == ["activity_completed"]
+        assert begun == ["one"]
+        assert await handle.status() == "paused"
+        await handle.unpause()
+        assert await handle.result() == ["one", "two"]
+        assert begun == ["one", "two"]
+
+
+async def test_paused_run_takes_messages_when_it_goes_on(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        handle = await app.start(receive(), id="one")
+        while not (await handle.info()).waiting_on:
+            await asyncio.sleep(0.002)
+        await handle.pause()
+        await handle.pause()  # it stays so
+        await handle.send(letters, "hello")
+        with pytest.raises(TimeoutError):
+            await handle.result(timeout=0.1)
+        await handle.unpause()
+        await handle.unpause()
+        assert await handle.result() == "hello"
+
+
+async def test_timer_of_a_paused_run_fires_when_it_goes_on(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        handle = await app.start(nap(), id="one")
+        while not (await handle.info()).waiting_on:
+            await asyncio.sleep(0.002)
+        await handle.pause()
+        with pytest.raises(TimeoutError):
+            await handle.result(timeout=0.15)
+        await handle.unpause()
+        assert await handle.result() == "awake"
+
+
+async def test_instance_that_is_paused_before_it_begins_does_not_begin(make_app: MakeApp) -> None:
+    async with make_app(worker=False) as client:
+        handle = await client.start(steps(), id="one")
+        await handle.pause()
+        assert await handle.status() == "paused"
+        await handle.unpause()
+        assert await handle.status() == "pending"
+
+
+async def test_paused_instance_stays_so_for_the_next_process(make_app: MakeApp, database: str) -> None:
+    async with make_app(database) as app:
+        handle = await app.start(receive(), id="one")
+        await handle.pause()
+    async with make_app(database) as app:
+        handle = await app.get("one")
+        await handle.send(letters, "hello")
+        with pytest.raises(TimeoutError):
+            await handle.result(timeout=0.1)
+        await handle.unpause()
+        assert await handle.result() == "hello"
+
+
+async def test_paused_instance_is_cancelled_when_it_goes_on_and_terminated_at_once(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        one, two = [await app.start(receive(), id=id) for id in ("one", "two")]
+        for handle in (one, two):
+            await handle.pause()
+        await one.cancel("enough")
+        await two.terminate()
+        with pytest.raises(WorkflowTerminatedError):
+            await two.result()
+        assert await one.status() == "paused"
+        await one.unpause()
+        assert (await outcome_of(one)).startswith("WorkflowCancelledError")
+
+
+@workflow(name="pausing_bug")
+async def bug() -> None:
+    raise NameError("bug")
+
+
+async def test_pause_is_refused_where_it_means_nothing(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        with pytest.raises(InstanceNotFoundError, match="'nobody'"):
+            await app.pause("nobody")
+        with pytest.raises(InstanceNotFoundError, match="'nobody'"):
+            await app.unpause("nobody")
+        done = await app.start(nap(), id="done")
+        await done.result()
+        with pytest.raises(InstanceClosedError, match="'done'"):
+            await done.pause()
+        with pytest.raises(InstanceClosedError, match="'done'"):
+            await done.unpause()
+        blocked = await app.start(bug(), id="blocked")
+        with pytest.raises(WorkflowBlockedError):
+            await blocked.result()
+        with pytest.raises(WorkflowBlockedError, match="'blocked'"):
+            await blocked.pause()
+
+
+@activity(name="pausing_effect")
+async def effect(name: str) -> str:
+    act(name)
+    return name
+
+
+@workflow(name="pausing_sweep")
+async def sweep_steps() -> list[str]:
+    first = await effect("first")
+    message = await letters.receive()
+    return [first, *await asyncio.gather(effect(message), effect("second"))]
+
+
+async def play_pause(app: App) -> list[Any]:
+    handle = await begin(app, sweep_steps, "one")
+    with suppress(InstanceClosedError):  # an earlier process may have come further than it could say
+        await insist(handle.pause)
+        await insist(partial(app.send, letters, "third", to="one", message_id="m"))
+        await insist(handle.unpause)
+    return [await outcome_of(handle), await events_of(handle)]
+
+
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize("is_mortal", [False, True], ids=["retried", "restarted"])
+@pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.value)
+async def test_paused_run_goes_on_whichever_storage_call_fails(
+    clock: OffsetClock, hot_limit: int, fault: Fault, is_mortal: bool
+) -> None:
+    await sweep(Scenario([sweep_steps], play_pause), clock, hot_limit, fault=fault, is_mortal=is_mortal)
