@@ -46,6 +46,7 @@ from romancy.workflows.completion import as_completed
 from romancy.workflows.determinism import now, random, side_effect, sleep, sleep_until, uuid4
 from romancy.workflows.info import WorkflowInfo, workflow_info
 from romancy.workflows.recur import recur
+from romancy.workflows.saga import compensate_with, saga
 from romancy.workflows.selecting import select
 from romancy.workflows.subscriptions import Subscription
 
@@ -96,12 +97,14 @@ __all__ = [
     "activity_info",
     "as_completed",
     "as_suspend_signal",
+    "compensate_with",
     "complete_later",
     "heartbeat",
     "is_suspend_signal",
     "now",
     "random",
     "recur",
+    "saga",
     "select",
     "side_effect",
     "sleep",

@@ -230,9 +230,10 @@ class App:
         *,
         id: str | None = None,
         on_conflict: Literal["raise", "attach", "restart"] = "raise",
+        timeout: timedelta | float | None = None,
     ) -> Handle[R]:
         """Start an instance of a workflow; see `Client.start`."""
-        return await self.client.start(call, id=id, on_conflict=on_conflict)
+        return await self.client.start(call, id=id, on_conflict=on_conflict, timeout=timeout)
 
     async def run(self, call: Call[R], *, id: str | None = None, timeout: timedelta | float | None = None) -> R:
         """Start an instance and wait for its result; see `Client.run`."""
@@ -279,9 +280,9 @@ class App:
         """Fail an attempt at an activity that was left to be finished; see `Client.fail_activity`."""
         await self.client.fail_activity(token, error)
 
-    async def cancel(self, id: str, reason: str = "") -> None:
+    async def cancel(self, id: str, reason: str = "", *, grace: timedelta | float | None = None) -> None:
         """Ask an instance to cancel; see `Handle.cancel`."""
-        await self.client.cancel(id, reason)
+        await self.client.cancel(id, reason, grace=grace)
 
     async def pause(self, id: str) -> None:
         """Pause an instance; see `Handle.pause`."""

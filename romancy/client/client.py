@@ -11,8 +11,9 @@ from romancy.client.handle import Handle, InstanceInfo, info_of
 from romancy.core import registry
 from romancy.core.calls import Call, WorkflowCall, current_run
 from romancy.core.codec import Subject, check_size, encode_value
+from romancy.core.durations import microseconds_of
 from romancy.core.entropy import random_bytes
-from romancy.core.events import OutsideAnswer
+from romancy.core.events import Cancellation, OutsideAnswer
 from romancy.core.failures import Failure, encode_failure, failure_of
 from romancy.core.instance_ids import check_instance_id
 from romancy.core.records import InboxKind, InstanceFilter, NewInstance, Post, PostResult, Publication, Status
@@ -121,6 +122,7 @@ class Client:
         *,
         id: str | None = None,
         on_conflict: Literal["raise", "attach", "restart"] = "raise",
+        timeout: timedelta | float | None = None,
     ) -> Handle[R]:
         """Start an instance of a workflow.
 
@@ -129,6 +131,9 @@ class Client:
             id: The instance's id; by default a random one.
             on_conflict: What if the id is taken: ``"raise"``, ``"attach"`` (return a handle on the existing
                 instance, whatever its workflow), or ``"restart"`` (replace one that has ended).
+            timeout: How long the instance may take from now on, the runs that `recur` opens included: a timedelta, or
+                seconds; None: as long as it takes. Then `asyncio.CancelledError` is raised in its code, once, what has
+                to be undone is undone, and it ends as timed out, whatever the code makes of that.
 
         Returns:
             A handle; the instance is in the database.
@@ -139,6 +144,7 @@ class Client:
             CodecError: An argument does not fit its annotation; the message names the field. Nothing is stored.
             PayloadTooLargeError: The arguments are over the limit.
             TypeError: Not the call of a workflow.
+            ValueError: The id can't be one, or ``timeout`` is not positive.
         """
         if not isinstance(call, WorkflowCall):
             msg = f"start({call!r}) needs the call of a workflow, such as start(fulfil(order))"
@@ -149,14 +155,20 @@ class Client:
         subject = definition.arguments_subject
         payload = definition.signature.bind_encode(self._codec, call.args, call.kwargs, subject)
         check_size(payload, self._payload_limit, subject)
+        limit = None if timeout is None else microseconds_of(timeout, "timeout")
+        if limit == 0:
+            msg = f"start(timeout={timeout!r}): a time limit has to be positive"
+            raise ValueError(msg)
         call.close()
+        now = self._clock.now()
         new = NewInstance(
             id=chosen,
             execution_id=int.from_bytes(random_bytes(8), "big") >> 2,
             workflow=definition.name,
             version=definition.version,
             input=payload,
-            wake_at=self._clock.now(),
+            wake_at=now,
+            deadline=None if limit is None else now + limit,
         )
         created = await self._create(new, on_conflict)
         key = created.instance.key if created.is_new else None
@@ -292,9 +304,12 @@ class Client:
             raise ChannelModeError(other_mode(channel.name, ""))
         self._on_change()
 
-    async def cancel(self, id: str, reason: str = "") -> None:
+    async def cancel(self, id: str, reason: str = "", *, grace: timedelta | float | None = None) -> None:
         """Ask an instance to cancel; see `Handle.cancel`."""
-        await self._post([Post(id, InboxKind.CANCEL, None, msgspec.json.encode(reason), random_bytes(16).hex())])
+        wish: str | Cancellation = reason
+        if grace is not None:
+            wish = Cancellation(reason, microseconds_of(grace, "grace"))
+        await self._post([Post(id, InboxKind.CANCEL, None, msgspec.json.encode(wish), random_bytes(16).hex())])
 
     async def complete_activity(self, token: str, result: object = None) -> None:
         """Finish an activity that was left to be finished from outside; it is durable when this returns.

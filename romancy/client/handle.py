@@ -59,6 +59,7 @@ class InstanceInfo(msgspec.Struct, frozen=True):
         unread: How many inbox rows its owner has not looked at.
         recoveries: How often its worker has died under it since it last got on.
         failure: Why it is blocked; None if it is not.
+        deadline: When its time limit is reached; None: it has none.
         created_at: When it was started.
         started_at: When its run began; None: not yet.
         closed_at: When it ended; None: not yet.
@@ -79,6 +80,7 @@ class InstanceInfo(msgspec.Struct, frozen=True):
     created_at: datetime
     started_at: datetime | None
     closed_at: datetime | None
+    deadline: datetime | None = None
 
 
 class HistoryEvent(msgspec.Struct, frozen=True):
@@ -119,6 +121,7 @@ def info_of(instance: Instance) -> InstanceInfo:
         created_at=_instant(instance.created_at),
         started_at=_instant_or_none(instance.started_at),
         closed_at=_instant_or_none(instance.closed_at),
+        deadline=_instant_or_none(instance.deadline),
     )
 
 
@@ -219,7 +222,8 @@ class Handle(Generic[R]):
             msg = f"instance {self.id!r} is blocked: {reason}"
             raise WorkflowBlockedError(msg, reason, stack)
         told = f"{failure.type.partition(':')[2]}: {failure.message}" if failure is not None else "no reason"
-        msg = f"instance {self.id!r} {status.name.lower().replace('_', ' ')}: {told}"
+        undoing = "" if failure is None else "".join(f"; {each.message}" for each in failure.undoing_failures)
+        msg = f"instance {self.id!r} {status.name.lower().replace('_', ' ')}: {told}{undoing}"
         raise _ERRORS.get(status, WorkflowFailedError)(msg, failure)
 
     async def status(self) -> str:
@@ -257,16 +261,25 @@ class Handle(Generic[R]):
             for event in await self._client.storage.history(row.key, run=row.run)
         ]
 
-    async def cancel(self, reason: str = "") -> None:
+    async def cancel(self, reason: str = "", *, grace: timedelta | float | None = None) -> None:
         """Ask the run to cancel: `asyncio.CancelledError` is raised in it, once; then it compensates.
 
-        Returns when the request is recorded, not when the run has ended.
+        Returns when the request is recorded, not when the run has ended. Cleaning up may take its time, run activities,
+        and even catch the cancel and go on; it is not raised again. A second request changes nothing but the grace.
+
+        Args:
+            reason: Why; the message of the `CancelledError`, and of the run's failure.
+            grace: How long the run may take from the moment when the request reaches it, compensations included: a
+                timedelta, or seconds. Then it is terminated, and its failure says so and names what is not undone.
+                None: as long as it takes. The shortest grace that was given counts, for the run that it reaches: one
+                that catches the cancel and calls `recur` has ended.
 
         Raises:
             InstanceNotFoundError: No instance has the id.
             InstanceClosedError: It has ended.
+            ValueError: ``grace`` is negative.
         """
-        await self._client.cancel(self.id, reason)
+        await self._client.cancel(self.id, reason, grace=grace)
 
     async def terminate(self, reason: str = "", *, recursive: bool = True) -> None:
         """End the instance now: nothing of it runs any more, nothing is compensated.

@@ -75,11 +75,23 @@ class Call(Coroutine[object, None, R_co], Generic[R_co]):
     Two equal calls are two operations: equality is identity. It can be awaited once, and warns if it never is.
     """
 
-    __slots__ = ("__weakref__", "_iterator", "_run", "_used", "activity_id", "future", "name", "ordinal_hash")
+    __slots__ = (
+        "__weakref__",
+        "_iterator",
+        "_run",
+        "_used",
+        "activity_id",
+        "block",
+        "future",
+        "name",
+        "ordinal_hash",
+    )
     kind: CallKind
     activity_id: str
     future: asyncio.Future[object]
     ordinal_hash: int
+    block: object
+    """The saga block that it was made in; not set while the run has opened none."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -151,6 +163,25 @@ class Call(Coroutine[object, None, R_co], Generic[R_co]):
         self._used = True
         if self._iterator is not None:
             self._iterator.close()
+
+    def spend(self) -> None:
+        """Set the call aside as the description of an operation, without a warning that it was never awaited.
+
+        Raises:
+            RuntimeError: It was awaited, or set aside, before.
+            NotInWorkflowError: It was not made in the running workflow.
+        """
+        if self._used:
+            msg = f"{self!r} was used already: call the definition again for another operation"
+            raise RuntimeError(msg)
+        if self._run is None or self._run is not current_run():
+            msg = f"{self!r} was not made in the workflow that uses it: make the call where you use it"
+            raise NotInWorkflowError(msg)
+        self._used = True
+
+    def resume(self) -> None:
+        """Let a call that was set aside be awaited after all."""
+        self._used = False
 
     def __hash__(self) -> int:
         return self.ordinal_hash if self._run is not None else object.__hash__(self)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import sys
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast, overload
+from weakref import WeakSet
 
 import msgspec
 
@@ -84,6 +85,8 @@ class Activity(Generic[P, R]):
         self.is_async = inspect.iscoroutinefunction(fn)
         self.is_bounded = not (options.timeout is options.total_timeout is options.heartbeat_timeout is None)
         self.undo: Activity[..., object] | None = None
+        self.is_armed_early = False
+        self._variants: WeakSet[Activity[..., object]] = WeakSet()
         self.arguments_subject = Subject("arguments", "activity", name)
         self.result_subject = Subject("result", "activity", name)
         self.__name__ = fn.__name__
@@ -116,6 +119,9 @@ class Activity(Generic[P, R]):
             ),
         )
         changed.undo = self.undo
+        changed.is_armed_early = self.is_armed_early
+        if self.undo is None:
+            self._variants.add(cast("Activity[..., object]", changed))
         return changed
 
     @overload
@@ -124,20 +130,86 @@ class Activity(Generic[P, R]):
     ) -> Activity[Concatenate[R, P], T]: ...
     @overload
     def compensation(self, fn: Callable[Concatenate[R, P], T], /) -> Activity[Concatenate[R, P], T]: ...
-    def compensation(self, fn: Callable[..., object], /) -> Any:
+    @overload
+    def compensation(
+        self,
+        fn: None = None,
+        /,
+        *,
+        armed: Literal["attempted"],
+        name: str | None = None,
+        timeout: timedelta | float | None = None,
+        total_timeout: timedelta | float | None = None,
+        heartbeat_timeout: timedelta | float | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> _CompensationDecorator[R | None, P]: ...
+    @overload
+    def compensation(
+        self,
+        fn: None = None,
+        /,
+        *,
+        armed: Literal["completed"] = "completed",
+        name: str | None = None,
+        timeout: timedelta | float | None = None,
+        total_timeout: timedelta | float | None = None,
+        heartbeat_timeout: timedelta | float | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> _CompensationDecorator[R, P]: ...
+    def compensation(
+        self,
+        fn: Callable[..., object] | None = None,
+        /,
+        *,
+        armed: Literal["completed", "attempted"] = "completed",
+        name: str | None = None,
+        timeout: timedelta | float | None = None,
+        total_timeout: timedelta | float | None = None,
+        heartbeat_timeout: timedelta | float | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> Any:
         """Register the function that undoes this activity.
 
-        It is an activity of its own, called with the activity's result and then its arguments, when a run fails
-        or is cancelled after the activity's result was recorded. Compensations run in reverse order.
+        It is an activity of its own, called with the activity's result and then its arguments, when the run (or the
+        `saga` block around the call) fails or is cancelled. Compensations run in the reverse order of their arming.
+
+        Args:
+            fn: The function, when the decorator is used bare.
+            armed: From when on: ``"completed"``, when the activity's result is recorded; ``"attempted"``, when the
+                activity is asked for, for calls that may half succeed: then it also runs when the activity failed
+                for good or timed out, and its first argument is None where there is no result.
+            name: Its name in histories; by default the function's.
+            timeout: Bound of one attempt: a timedelta, or seconds. None: no bound.
+            total_timeout: Bound of all attempts and the back-offs between them. None: no bound.
+            heartbeat_timeout: How long an attempt may go without calling `heartbeat`. None: for ever.
+            retry: When and how often a failed attempt is repeated; by default the app's policy.
 
         Raises:
-            DefinitionError: The activity has a compensation already.
+            DefinitionError: The activity has a compensation already, or a setting makes no sense.
         """
-        if self.undo is not None:
-            msg = f"activity {self.name!r} has a compensation already: {self.undo.name!r}"
+        if armed not in {"completed", "attempted"}:
+            msg = f"compensation(armed={armed!r}) of activity {self.name!r}: use 'completed' or 'attempted'"
             raise DefinitionError(msg)
-        self.undo = _activity(fn, None, ActivityOptions(), _callers_locals())
-        return self.undo
+        options = ActivityOptions(
+            timeout=_as_timedelta(timeout, "timeout"),
+            total_timeout=_as_timedelta(total_timeout, "total_timeout"),
+            heartbeat_timeout=_as_timedelta(heartbeat_timeout, "heartbeat_timeout"),
+            retry=retry,
+        )
+        undone = cast("Activity[..., object]", self)
+        decorator: _CompensationDecorator[object, ...] = _CompensationDecorator(
+            undone, name, options, is_early=armed == "attempted"
+        )
+        return decorator if fn is None else decorator.register(fn, _callers_locals())
+
+    def undone_by(self, undo: Activity[..., object], *, is_early: bool) -> None:
+        """Attach a compensation; variants that `options` has made before get it too."""
+        self.undo = undo
+        self.is_armed_early = is_early
+        for variant in list(self._variants):
+            if variant.undo is None:
+                variant.undone_by(undo, is_early=is_early)
+        self._variants.clear()
 
     def __repr__(self) -> str:
         return f"<activity {self.name}>"
@@ -188,6 +260,37 @@ class _ActivityDecorator:
     def __call__(self, fn: Callable[P, R], /) -> Activity[P, R]: ...
     def __call__(self, fn: Callable[..., object], /) -> Any:
         return _activity(fn, self._name, self._options, _callers_locals())
+
+
+class _CompensationDecorator(Generic[R, P]):
+    """`compensation(...)` with settings, waiting for its function."""
+
+    def __init__(
+        self, undone: Activity[..., object], name: str | None, options: ActivityOptions, *, is_early: bool
+    ) -> None:
+        self._undone = undone
+        self._name = name
+        self._options = options
+        self._is_early = is_early
+
+    @overload
+    def __call__(
+        self, fn: Callable[Concatenate[R, P], Coroutine[object, object, T]], /
+    ) -> Activity[Concatenate[R, P], T]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[R, P], T], /) -> Activity[Concatenate[R, P], T]: ...
+    def __call__(self, fn: Callable[..., object], /) -> Any:
+        return self.register(fn, _callers_locals())
+
+    def register(self, fn: Callable[..., object], namespace: Mapping[str, object]) -> Activity[..., object]:
+        """Make an activity of the function, and attach it."""
+        undone = self._undone
+        if undone.undo is not None:  # before the new activity takes its name
+            msg = f"activity {undone.name!r} has a compensation already: {undone.undo.name!r}"
+            raise DefinitionError(msg)
+        undo = _activity(fn, self._name, self._options, namespace)
+        undone.undone_by(undo, is_early=self._is_early)
+        return undo
 
 
 @overload

@@ -5,6 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import overload
 
+from romancy.core.clock import MICROSECONDS
+
+_LONGEST = 100 * 366 * 86_400
+"""Seconds; an instant so far away still fits its column."""
+
 
 @overload
 def seconds_of(duration: timedelta | float) -> float: ...
@@ -13,3 +18,16 @@ def seconds_of(duration: timedelta | float | None) -> float | None: ...
 def seconds_of(duration: timedelta | float | None) -> float | None:
     """Return a duration in seconds; None stays None."""
     return duration.total_seconds() if isinstance(duration, timedelta) else duration
+
+
+def microseconds_of(duration: timedelta | float, name: str) -> int:
+    """Return a duration in microseconds.
+
+    Raises:
+        ValueError: It is negative, no number, or over a hundred years; the message has its ``name``.
+    """
+    seconds = seconds_of(duration)
+    if not 0 <= seconds <= _LONGEST:
+        msg = f"{name}={duration!r}: use a timedelta, or seconds, from 0 to {_LONGEST}"
+        raise ValueError(msg)
+    return round(seconds * MICROSECONDS)

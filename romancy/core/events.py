@@ -29,10 +29,12 @@ class EventKind(IntEnum):
     TOPIC_PUBLISHED = 12
     SUBSCRIBED = 13
     MESSAGE_TRIED = 14
+    TIME_LIMIT_REACHED = 16
     RUN_COMPLETED = 20
     RUN_FAILED = 21
     RUN_CANCELLED = 22
     RUN_TERMINATED = 23
+    RUN_TIMED_OUT = 24
     RUN_RECURRED = 25
     ACTIVITY_SCHEDULED = 40
     TIMER_STARTED = 41
@@ -46,9 +48,14 @@ CLOSINGS = frozenset(
         EventKind.RUN_FAILED,
         EventKind.RUN_CANCELLED,
         EventKind.RUN_TERMINATED,
+        EventKind.RUN_TIMED_OUT,
         EventKind.RUN_RECURRED,
     }
 )
+
+
+TIME_LIMIT = "limit@1"
+"""The id of the timer that is a run's own time limit."""
 
 
 class Note(NamedTuple):
@@ -116,7 +123,7 @@ class ActivityAnswered(msgspec.Struct, frozen=True, gc=False):
 
 
 class TimerFired(msgspec.Struct, frozen=True, gc=False):
-    """A timer whose deadline has come."""
+    """A timer whose deadline has come; the run's own time limit is the timer `TIME_LIMIT`."""
 
     timer_id: str
 
@@ -154,7 +161,10 @@ class ChildClosed(msgspec.Struct, frozen=True, gc=False):
 
 
 class CancelRequested(msgspec.Struct, frozen=True, gc=False):
-    """Somebody asked the run to cancel; ``inbox_seq`` is 0 on replay."""
+    """Somebody asked the run to cancel; ``inbox_seq`` is 0 on replay.
+
+    ``reason`` is JSON: the reason as text, or a `Cancellation`.
+    """
 
     reason: bytes
     inbox_seq: int = 0
@@ -175,6 +185,13 @@ Arrival: TypeAlias = Release | ActivityAnswered
 
 NOTHING = msgspec.Raw()
 """Stands for a field that is left out."""
+
+
+class Cancellation(msgspec.Struct, frozen=True):
+    """A cancel with a limit: the run is terminated if it has not ended ``grace`` microseconds after its release."""
+
+    reason: str
+    grace: int
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):

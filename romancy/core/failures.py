@@ -60,6 +60,7 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
         activity_id: Which activity of the run failed, if one did.
         kind: Of a time-out, which limit was exceeded.
         state: The exception's attributes that JSON gives back equal.
+        undoing: How many of the last ``details`` are not its own, but what went wrong while the run was undone.
     """
 
     type: str
@@ -72,6 +73,29 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     activity_id: str | None = None
     kind: str | None = None
     state: dict[str, object] | None = None
+    undoing: int = 0
+
+    @property
+    def undoing_failures(self) -> tuple[Failure, ...]:
+        """What went wrong while the run was undone.
+
+        Of type ``romancy.errors:CompensationError``, with the compensation's own failure in the details; and of type
+        ``romancy:UnknownOutcome``, for activities that have ended without a result, and may have done their work.
+        """
+        return self.details[len(self.details) - self.undoing :]
+
+    @property
+    def own_details(self) -> tuple[Failure, ...]:
+        """``details`` without what went wrong while the run was undone."""
+        return self.details[: len(self.details) - self.undoing]
+
+
+def with_undoing(failure: Failure, undoing: Iterable[Failure]) -> Failure:
+    """Return the failure of a run with what went wrong while the run was undone."""
+    added = tuple(undoing)
+    if not added:
+        return failure
+    return msgspec.structs.replace(failure, details=failure.details + added, undoing=failure.undoing + len(added))
 
 
 def failure_of(exc: BaseException, *, attempts: int = 1, activity_id: str | None = None) -> Failure:
@@ -112,7 +136,8 @@ def recorded_failure(exc: BaseException) -> Failure | None:
 def encode_failure(failure: Failure, *, limit: int = FAILURE_LIMIT) -> bytes:
     """Return a failure encoded. What can't be encoded, or does not fit in ``limit`` bytes, is left out.
 
-    Left out are first causes and details, then args and attributes, then most of the texts. Never raises.
+    Left out are first most of the details' texts, then causes and details, then args and attributes, then most of
+    the texts. Never raises.
     """
     for reduced in _reductions(failure):
         try:
@@ -142,7 +167,8 @@ _DECODER = msgspec.json.Decoder(Failure)
 
 def _reductions(failure: Failure) -> Iterator[Failure]:
     yield failure
-    failure = msgspec.structs.replace(failure, cause=None, details=())
+    yield msgspec.structs.replace(failure, details=tuple(map(_brief, failure.details)))
+    failure = msgspec.structs.replace(failure, cause=None, details=(), undoing=0)
     yield failure
     failure = msgspec.structs.replace(failure, args=None, state=None)
     yield failure
@@ -152,6 +178,12 @@ def _reductions(failure: Failure) -> Iterator[Failure]:
         message=_bounded(str(failure.message), _NAME_LIMIT),
         traceback=_bounded(str(failure.traceback), 4 * _NAME_LIMIT),
     )
+
+
+def _brief(failure: Failure) -> Failure:
+    """Return what must be known of a failure: which one it was, of which activity."""
+    message = _bounded(str(failure.message), _NAME_LIMIT)
+    return Failure(failure.type, message, attempts=failure.attempts, activity_id=failure.activity_id)
 
 
 class _Recorder:
@@ -300,7 +332,8 @@ def _bounded(text: str, limit: int = TEXT_LIMIT) -> str:
 
 
 def _exception_of(failure: Failure, depth: int) -> Exception:
-    inner = failure.details[0] if failure.details else failure
+    own = failure.own_details
+    inner = own[0] if own else failure
     exc: Exception | None = None
     if failure.kind is not None:
         exc = ActivityTimedOutError(failure.message, inner, failure.attempts, failure.kind)
@@ -335,7 +368,7 @@ def _constructed(cls: type[Exception], failure: Failure, args: tuple[object, ...
     if issubclass(cls, ExceptionGroup):
         if depth >= _REBUILT_DEPTH_LIMIT:
             return None
-        members = [_exception_of(member, depth + 1) for member in failure.details]
+        members = [_exception_of(member, depth + 1) for member in failure.own_details]
         return cast("type[ExceptionGroup[Exception]]", cls)(str(args[0]), members)
     if issubclass(cls, RomancyError) and getattr(cls.__init__, "__module__", None) == RomancyError.__module__:
         exc = cls.__new__(cls)  # one of ours, or made like it: its args are the message alone
@@ -349,7 +382,8 @@ def _own_state(cls: type[RomancyError], failure: Failure) -> dict[str, object]:
     """Return the attributes of an error of ours that are fields of a failure."""
     state: dict[str, object] = {}
     if issubclass(cls, _CARRIERS):
-        state["failure"] = failure.details[0] if failure.details else failure
+        own = failure.own_details
+        state["failure"] = own[0] if own else failure
     if issubclass(cls, ActivityFailedError):
         state["attempts"] = failure.attempts
     if issubclass(cls, CompensationError):

@@ -58,10 +58,11 @@ class NewInstance(msgspec.Struct, frozen=True):
     trace_context: str | None = None
     session: int | None = None
     parent: int | None = None
+    deadline: int | None = None
 
 
 class Instance(msgspec.Struct, frozen=True):
-    """An instance's row."""
+    """An instance's row; ``deadline`` is its time limit."""
 
     key: int
     id: str
@@ -86,6 +87,7 @@ class Instance(msgspec.Struct, frozen=True):
     created_at: int
     started_at: int | None
     closed_at: int | None
+    deadline: int | None = None
 
 
 class InboxItem(msgspec.Struct, frozen=True):

@@ -7,36 +7,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from romancy.core.calls import ActivityCall, WorkflowCall
+from romancy.core.calls import WorkflowCall
 from romancy.core.events import EventKind, Note
-from romancy.core.failures import Failure, encode_failure, failure_of, recorded_failure
+from romancy.core.failures import Failure, encode_failure, failure_of, with_undoing
 from romancy.core.records import Status
-from romancy.errors import (
-    CodecError,
-    DefinitionError,
-    NondeterminismError,
-    NotInWorkflowError,
-    OutsideWorkflowError,
-    PayloadTooLargeError,
-)
-from romancy.replay.suspend import SuspendKind, members_of
+from romancy.errors import CodecError, PayloadTooLargeError
+from romancy.replay import eviction
+from romancy.replay.bugs import is_bug
+from romancy.replay.suspend import SuspendKind
 
 if TYPE_CHECKING:
     from romancy.replay.execution import Execution
 
-BUGS = (
-    NameError,
-    AttributeError,
-    ImportError,
-    TypeError,
-    NotInWorkflowError,
-    OutsideWorkflowError,
-    NondeterminismError,
-    DefinitionError,
-    CodecError,
-    PayloadTooLargeError,
-)
-"""What workflow code raises by mistake: a bad deploy must not compensate every customer."""
+_FAILED: dict[Status, EventKind] = {
+    Status.FAILED: EventKind.RUN_FAILED,
+    Status.CANCELLED: EventKind.RUN_CANCELLED,
+    Status.TIMED_OUT: EventKind.RUN_TIMED_OUT,
+    Status.TERMINATED: EventKind.RUN_TERMINATED,
+}
 
 
 class Closing(NamedTuple):
@@ -51,52 +39,56 @@ class Closer:
     """Take a run from the end of its root task to its closing.
 
     When the root task ends, the other tasks are cancelled in the order of their creation and waited for, then
-    generators are closed in the order of their first iteration. A run that failed or was cancelled then waits
-    for activities in flight that have a compensation, and runs the armed compensations in reverse order.
+    generators are closed in the order of their first iteration. A run that failed, was cancelled or ran out of time
+    then waits for activities in flight that have a compensation, and runs the armed compensations in reverse order.
     """
 
     def __init__(self, execution: Execution) -> None:
         self._run = execution
         self._ending: asyncio.Task[None] | None = None
         self._undoing: asyncio.Task[None] | None = None
-        self._settling: asyncio.Future[None] | None = None
-        self._failure: Failure | None = None
-        self._compensation_failures: list[Failure] = []
+        self._end: tuple[Status, Failure] | None = None
+        self._next_call: WorkflowCall[object] | None = None
+        self._cancels_before = 0
 
     def advance(self) -> None:
         """Go on as far as is possible after a drain."""
         run = self._run
-        loop, root = run.loop, run.root
-        if loop.poison is not None:
-            if loop.poison.kind is SuspendKind.RECUR and run.closing is None:
-                run.closing = self._recurred()
+        poison, root = run.loop.poison, run.root
+        if run.closing is not None:
             return
-        if root is None or not root.done() or run.closing is not None:
-            return
+        if poison is not None:
+            if poison.kind is SuspendKind.RECUR:
+                self._recur()
+        elif self._next_call is not None:
+            self._recur()
+        elif root is not None and root.done():
+            run.limits.code_ended()
+            self._close(root)
+
+    def _close(self, root: asyncio.Task[object]) -> None:
+        run = self._run
         if self._ending is None and self._undoing is None and self._has_leftovers():
-            self._ending = loop.spawn(self._end(), "end", "end")
-            loop.drain()
+            self._begin_ending(root)
         if self._ending is not None and not self._ending.done():
             return
-        if self._failure is None:
-            if root.cancelled() or root.exception() is not None:
-                self._failure = self._failed(root)
-            else:
-                end = self._completed(root.result())
-                if isinstance(end, Closing):
-                    run.closing = end
-                    return
-                self._failure = end
+        if self._end is None:
+            end = self._end_of(root)
+            if isinstance(end, Closing):
+                run.closing = end
+                return
+            self._end = end
         if self._is_undone():
-            run.closing = self._failed_closing(self._failure)
+            run.closing = self._failed_closing(*self._end)
 
-    def _is_undone(self) -> bool:
-        """Begin to compensate if there is something to, and tell whether nothing is left to."""
-        loop = self._run.loop
-        if self._undoing is None and self._has_to_undo():
-            self._undoing = loop.spawn(self._undo(), "undo", "undo")
-            loop.drain()
-        return self._undoing is None or self._undoing.done()
+    def give_up(self, reason: str) -> None:
+        """End the run as terminated: nothing of it goes on, and what is not undone yet stays."""
+        run = self._run
+        if run.closing is None:
+            left = ", ".join(armed.call.activity_id for armed in run.undoing.armed.values())
+            message = f"{reason}; not undone: {left}" if left else reason
+            failure = Failure("romancy.errors:WorkflowTerminatedError", message)
+            run.closing = self._failed_closing(Status.TERMINATED, failure)
 
     @property
     def is_over(self) -> bool:
@@ -105,23 +97,36 @@ class Closer:
         is_completed = closing is not None and closing.status is Status.COMPLETED
         return is_completed and all(task.done() for task in self._run.loop.tasks)
 
-    def settled(self) -> None:
-        """Note that an activity in flight has ended."""
-        if self._settling is not None and not self._settling.done() and not self._run.operations.has_undoable():
-            self._settling.set_result(None)
+    # -- leftovers --------------------------------------------------------------------------------------
 
     def _has_leftovers(self) -> bool:
         loop = self._run.loop
         return any(not task.done() for task in loop.tasks) or any(g.ag_frame is not None for g in loop.generators)
 
-    async def _end(self) -> None:
+    def _begin_ending(self, root: asyncio.Task[object]) -> None:
+        loop = self._run.loop
+        undoing = self._run.undoing.tasks
+        left = [
+            f"{task.get_name()} ({getattr(task.get_coro(), '__qualname__', task.get_coro())})"
+            for task in loop.tasks
+            if not task.done() and task.transparent_of is None and task not in undoing
+        ]
+        if left and not root.cancelled() and root.exception() is None:
+            loop.warn(
+                f"the workflow has returned with unfinished tasks, which are cancelled: {', '.join(left)}; "
+                "await them, or cancel them where they are not needed any more"
+            )
+        self._ending = loop.spawn(self._end_leftovers(), "end", "end")
+        loop.drain()
+
+    async def _end_leftovers(self) -> None:
         loop = self._run.loop
         me: object = asyncio.current_task()
         cancelled: set[asyncio.Task[Any]] = set()
         while left := [task for task in loop.tasks if task is not me and not task.done()]:
             # Twice, if need be: what is cancelled may spawn, but is itself cancelled once.
             for task in left:
-                if task not in cancelled:
+                if task not in cancelled and task not in self._run.undoing.tasks:
                     cancelled.add(task)
                     task.cancel()
                     task.add_done_callback(_retrieve)
@@ -135,34 +140,42 @@ class Closer:
                     {"message": "closing an async generator failed", "exception": exc, "asyncgen": generator}
                 )
 
-    def _has_to_undo(self) -> bool:
-        run = self._run
-        for call in run.activities_in_flight():
-            if call.definition.undo is None:
-                run.operations.drop(call)
-        return bool(run.operations.armed) or run.operations.has_undoable()
+    # -- undoing ----------------------------------------------------------------------------------------
 
-    async def _undo(self) -> None:
+    def _is_undone(self) -> bool:
+        """Begin to compensate if there is something to, and tell whether nothing is left to."""
         run = self._run
-        if run.operations.has_undoable():
-            self._settling = run.loop.create_future()
-            await self._settling
-        armed = run.operations.armed
-        while armed:
-            call, result = armed.pop()
-            undo = call.definition.undo
-            if undo is None:
-                continue
-            compensation: ActivityCall[object] = ActivityCall(undo, (result, *call.args), call.kwargs)
-            try:
-                await compensation
-            except Exception as exc:  # noqa: BLE001 - recorded and reported; the other compensations go on
-                if recorded_failure(exc) is None:
-                    run.fail_turn(exc)  # not the compensation's failure, but its declaration's
-                failure = failure_of(exc, activity_id=compensation.activity_id)
-                self._compensation_failures.append(failure)
+        if self._undoing is None:
+            for call in run.activities_in_flight():
+                if call.definition.undo is None:
+                    run.operations.drop(call)
+            if run.undoing.has_work():
+                self._undoing = run.loop.spawn(run.undoing.undo(), "undo", "undo")
+                run.loop.drain()
+        return self._undoing is None or self._undoing.done()
 
-    def _completed(self, result: object) -> Closing | Failure:
+    # -- how it ended -----------------------------------------------------------------------------------
+
+    def _end_of(self, root: asyncio.Task[object]) -> Closing | tuple[Status, Failure]:
+        """Return how a run ended whose code has: as completed, or with what failure.
+
+        Raises:
+            RunBlocked: By a programming error.
+        """
+        run = self._run
+        exc = None if root.cancelled() else root.exception()
+        if exc is not None and not run.is_lenient and is_bug(exc):
+            run.block(exc)
+        if run.limits.is_out_of_time:
+            return Status.TIMED_OUT, self._timed_out(exc)
+        if root.cancelled():
+            reason = run.limits.reason or "the workflow raised CancelledError by itself"
+            return Status.CANCELLED, msgspec.structs.replace(failure_of(_cancellation_of(root)), message=reason)
+        if exc is not None:
+            return Status.FAILED, failure_of(exc)
+        return self._completed(root.result())
+
+    def _completed(self, result: object) -> Closing | tuple[Status, Failure]:
         run = self._run
         what = run.workflow.result_subject
         try:
@@ -171,43 +184,54 @@ class Closer:
         except (CodecError, PayloadTooLargeError) as exc:
             if not run.is_lenient:
                 run.block(exc)
-            return failure_of(exc)
+            return Status.FAILED, failure_of(exc)
         return Closing(Status.COMPLETED, Note(EventKind.RUN_COMPLETED, None, payload))
 
-    def _failed(self, root: asyncio.Task[object]) -> Failure:
-        """Return why the run failed or was cancelled.
+    def _timed_out(self, exc: BaseException | None) -> Failure:
+        """Return the failure of a run that was out of time, whatever its code has made of that."""
+        limit = self._run.instant(self._run.deadline or 0)
+        message = f"the run's time limit was reached at {limit.isoformat()}, before its code had ended"
+        cause = None if exc is None else failure_of(exc)
+        return Failure("romancy.errors:WorkflowTimedOutError", message, cause=cause)
 
-        Raises:
-            BaseException: A programming error, which blocks the run.
-        """
-        if root.cancelled():
-            reason = self._run.cancel_reason or "the workflow raised CancelledError by itself"
-            return msgspec.structs.replace(failure_of(_cancellation_of(root)), message=reason)
-        exc = root.exception()
-        if exc is None:
-            msg = "the root task has not failed"
-            raise RuntimeError(msg)
-        if not self._run.is_lenient and _is_bug(exc):
-            self._run.block(exc)
-        return failure_of(exc)
+    def _failed_closing(self, status: Status, failure: Failure) -> Closing:
+        failure = with_undoing(failure, self._run.undoing.report())
+        return Closing(status, Note(_FAILED[status], None, encode_failure(failure)))
 
-    def _failed_closing(self, failure: Failure) -> Closing:
-        root = self._run.root
-        if self._compensation_failures:
-            details = failure.details + tuple(self._compensation_failures)
-            failure = msgspec.structs.replace(failure, details=details)
-        is_cancelled = root is not None and root.cancelled()
-        status = Status.CANCELLED if is_cancelled else Status.FAILED
-        kind = EventKind.RUN_CANCELLED if is_cancelled else EventKind.RUN_FAILED
-        return Closing(status, Note(kind, None, encode_failure(failure)))
+    # -- recur ------------------------------------------------------------------------------------------
 
-    def _recurred(self) -> Closing:
+    def _recur(self) -> None:
+        """Close the run that has called recur; if it is to be undone before, as soon as that is done."""
         run = self._run
-        signal = run.loop.poison
-        call = signal.new_input if signal is not None else None
-        if call is None:
-            msg = "recur without a call"
-            raise RuntimeError(msg)
+        if self._next_call is None:
+            signal = run.loop.poison
+            call = signal.new_input if signal is not None else None
+            if call is None:
+                msg = "recur without a call"
+                raise RuntimeError(msg)
+            if not run.undoing.is_due or not run.undoing.has_work():
+                run.closing = self._recurred(call)
+                return
+            eviction.end_hanging(run.loop)  # of the code nothing may go on, even if it has swallowed the signal
+            run.loop.poison = None
+            run.limits.code_ended()
+            self._next_call = call
+            self._cancels_before = run.limits.cancels
+        if self._is_undone():
+            run.closing = self._undone_recurred(self._next_call)
+
+    def _undone_recurred(self, call: WorkflowCall[object]) -> Closing:
+        """Open the next run now that everything is undone; not if the run was asked to cancel meanwhile."""
+        run = self._run
+        if run.limits.cancels > self._cancels_before:
+            reason = run.limits.reason or "cancelled before recur"
+            return self._failed_closing(Status.CANCELLED, Failure("asyncio.exceptions:CancelledError", reason))
+        for failure in run.undoing.report():
+            run.loop.warn(f"while the run was undone before recur: {failure.message}")
+        return self._recurred(call)
+
+    def _recurred(self, call: WorkflowCall[object]) -> Closing:
+        run = self._run
         definition = call.definition
         what = definition.arguments_subject
         payload = definition.signature.bind_encode(run.codec, call.args, call.kwargs, what)
@@ -228,11 +252,3 @@ def _cancellation_of(task: asyncio.Task[object]) -> asyncio.CancelledError:
         return exc
     msg = f"{task!r} was not cancelled"
     raise RuntimeError(msg)
-
-
-def _is_bug(exc: BaseException) -> bool:
-    """Tell whether workflow code raised a programming error, by itself or in a group.
-
-    An exception that an activity raised is not one: it is marked as recorded.
-    """
-    return any(map(_is_bug, members_of(exc))) or (isinstance(exc, BUGS) and recorded_failure(exc) is None)

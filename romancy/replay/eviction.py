@@ -53,7 +53,7 @@ def evict(execution: Execution, guard: Guard | None) -> list[str]:
                 if task.strikes <= STRIKES:
                     _fail_wait(_waiter_of(task), execution, signals)
             _drain(loop, guard, _DRAIN_LIMIT + 10 * len(live))
-        _end_hanging(loop, guard)
+        end_hanging(loop, guard)
         warnings = [warning for task in loop.tasks if (warning := _forget_outcome(loop, task)) is not None]
         for signal in signals:
             clear_tracebacks(signal)
@@ -150,7 +150,7 @@ def _drain(loop: ReplayLoop, guard: Guard | None, limit: int) -> None:
         loop.is_interrupted = False
 
 
-def _end_hanging(loop: ReplayLoop, guard: Guard | None) -> None:
+def end_hanging(loop: ReplayLoop, guard: Guard | None = None) -> None:
     """Complete the tasks that swallowed every signal, past the Task's own refusal.
 
     Their coroutines are never finalised, not even at exit: they would run the author's code.

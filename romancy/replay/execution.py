@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-from collections import deque
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
-
-import msgspec
 
 from romancy.core.calls import CallKind
 from romancy.core.codec import DEFAULT_PAYLOAD_LIMIT, check_size
 from romancy.core.events import (
-    ActivityAnswered,
     ActivityFailed,
     ActivityRetried,
     Arrival,
-    CancelRequested,
-    ChildClosed,
     Event,
     EventKind,
-    MessageReceived,
     Note,
-    Release,
-    TimerFired,
 )
-from romancy.core.failures import failure_of
 from romancy.errors import NondeterminismError
 from romancy.replay import eviction
 from romancy.replay.closing import Closer, Closing
 from romancy.replay.ids import hash_salt
 from romancy.replay.inbox import Inbox
-from romancy.replay.journal import Journal, RecordedTurn, missing, note_of, turns_of, unreached
-from romancy.replay.loop import ReplayLoop, TurnInterrupted
-from romancy.replay.operations import Operations, command_of, is_result
+from romancy.replay.limits import Limits
+from romancy.replay.loop import ReplayLoop
+from romancy.replay.operations import Operations, command_of
 from romancy.replay.suspend import SuspendKind, SuspendSignal
 from romancy.replay.timers import DurableTimers
 from romancy.replay.turn import RunBlocked, Turn
+from romancy.replay.turning import Turning
+from romancy.replay.undoing import Undoing, current_block
 
 if TYPE_CHECKING:
     import asyncio
@@ -46,6 +38,7 @@ if TYPE_CHECKING:
     from romancy.core.commands import RunActivity
     from romancy.core.definitions import Workflow
     from romancy.replay.guard import Guard
+    from romancy.replay.journal import Journal, RecordedTurn
 
 __all__ = ["Execution", "Turn"]
 
@@ -84,6 +77,7 @@ class Execution:
         is_lenient: bool = False,
         payload_limit: int = DEFAULT_PAYLOAD_LIMIT,
         after_failure: AfterFailure = _fails,
+        deadline: int | None = None,
     ) -> None:
         """Prepare the run; its code starts with the first turn.
 
@@ -98,6 +92,7 @@ class Execution:
             payload_limit: Upper bound of an encoded payload in bytes.
             after_failure: Asked about attempts that failed outside; what it decides is recorded. By default they are
                 not repeated.
+            deadline: The run's time limit in epoch microseconds; None: it has none.
         """
         self.workflow = workflow
         self.input = input
@@ -105,6 +100,7 @@ class Execution:
         self.execution_id = execution_id
         self.instance_id = instance_id
         self.run = run
+        self.deadline = deadline
         self.is_lenient = is_lenient
         self.payload_limit = payload_limit
         self.after_failure = after_failure
@@ -114,13 +110,12 @@ class Execution:
         self.operations = Operations(self)
         self.root: asyncio.Task[object] | None = None
         self.closing: Closing | None = None
-        self.cancel_reason: str | None = None
         self.turn = 0
         self.journal: Journal | None = None
         self._closer = Closer(self)
-        self._notes: list[Note] = []
-        self._consumed: tuple[int, ...] = ()
-        self._fatal: BaseException | None = None
+        self.undoing = Undoing(self)
+        self.limits = Limits(self, self._closer)
+        self._turning = Turning(self, self._closer)
 
     # -- what the code asks for (the CurrentRun of its calls) -------------------------------------------
 
@@ -144,6 +139,8 @@ class Execution:
         position = loop.scope().next_position()
         call.activity_id = f"{position}:{call.name}"
         loop.last_hash = call.ordinal_hash = loop.last_hash + 1
+        if self.undoing.has_blocks:
+            call.block = current_block.get()
         if self.journal is not None:
             try:
                 self.journal.check(position, call.kind, call.name)
@@ -164,11 +161,8 @@ class Execution:
 
     def marker(self, kind: EventKind, call: CallKind, name: str, make: Callable[[], bytes]) -> bytes:
         """Return what is recorded at this place of the code; record it if the code gets here for the first time."""
-        loop = self.loop
-        if loop.poison is not None:
-            loop.strike()
-            raise SuspendSignal(loop.poison.kind, instance_id=self.instance_id)  # it can't hang: it is no coroutine
-        position = loop.scope().next_position()
+        self.refuse_if_poisoned()
+        position = self.loop.scope().next_position()
         activity_id = f"{position}:{name}"
         if self.journal is not None:
             try:
@@ -177,7 +171,7 @@ class Execution:
             except NondeterminismError as exc:
                 self.fail_turn(exc)
         value = make()
-        self._notes.append(Note(kind, activity_id, value))
+        self._turning.notes.append(Note(kind, activity_id, value))
         return value
 
     def try_receive(self, channel: str, mailbox: str) -> bytes:
@@ -192,10 +186,17 @@ class Execution:
             message = None if is_taken else self.inbox.take_message(mailbox)
             if message is None:
                 return b"null"
-            self._consumed += (message.inbox_seq,)
+            self._turning.consumed += (message.inbox_seq,)
             return message.envelope
 
         return self.marker(EventKind.MESSAGE_TRIED, CallKind.TRY_RECEIVE, channel, make)
+
+    def refuse_if_poisoned(self) -> None:
+        """Raise `SuspendSignal` if the run is leaving memory: for what can't hang instead, as it is no coroutine."""
+        loop = self.loop
+        if loop.poison is not None:
+            loop.strike()
+            raise SuspendSignal(loop.poison.kind, instance_id=self.instance_id)
 
     def fail_turn(self, exc: BaseException) -> NoReturn:
         """Give the turn up: keep the error where ``except Exception`` can't swallow it, and poison the run.
@@ -203,8 +204,8 @@ class Execution:
         Raises:
             SuspendSignal: Always.
         """
-        if self._fatal is None:
-            self._fatal = exc
+        if self._turning.fatal is None:
+            self._turning.fatal = exc
         self.loop.poison = SuspendSignal(SuspendKind.ACTIVITY, instance_id=self.instance_id)
         raise SuspendSignal(SuspendKind.ACTIVITY, instance_id=self.instance_id)
 
@@ -232,35 +233,7 @@ class Execution:
         Returns:
             The turn. If it holds no notes, no commands and no end, nothing has happened.
         """
-        number = self.turn + 1
-        loop = self.loop
-        before = loop.stamp
-        if stamp > before:
-            loop.set_stamp(stamp)
-        self._run_turn(releases, is_recorded, guard)
-        if self._fatal is not None:
-            blocked = failure_of(self._fatal)
-            if is_recorded:
-                return Turn(number, loop.stamp, [], len(releases), (), [], None, blocked)
-            kept = self._kept(releases)
-            return Turn(number, loop.stamp, kept, len(kept), (), [], None, blocked)
-        if self.closing is not None:
-            self._notes.append(self.closing.note)
-            loop.drop_done()
-        elif self.turn != number:
-            loop.set_stamp(before)  # nothing has happened, and a replay will not know of it
-        commands = list(self.operations.commands.values())
-        return Turn(number, loop.stamp, self._notes, 0, self._consumed, commands, self.closing, None)
-
-    def _kept(self, releases: Sequence[Arrival]) -> list[Note]:
-        """Return, of the releases of a turn that failed, the results that must not be lost with it."""
-        delivered = {note.activity_id for note in self._notes}
-        return [
-            note_of(release)
-            for release in releases
-            if is_result(release)
-            and (release.activity_id in delivered or release.activity_id in self.operations.pending)
-        ]
+        return self._turning.activate(releases, stamp, guard, is_recorded=is_recorded)
 
     def replay(
         self, events: Sequence[Event], *, drained_seq: int, started_at: int, guard: Guard | None = None
@@ -283,27 +256,7 @@ class Execution:
             TurnInterrupted: The guard stopped it.
             BaseException: A programming error that the code raises before the end of what is recorded.
         """
-        split = next((index for index, event in enumerate(events) if event.seq >= drained_seq), len(events))
-        done, ahead = events[:split], events[split:]
-        pending = next((turn for turn in turns_of(ahead) if turn.releases), None)
-        turns = turns_of(done)
-        if not turns and (pending is None or pending.number == 1):
-            return pending
-        if not turns or turns[0].number != 1:
-            turns.insert(0, RecordedTurn(1, started_at, []))
-        self.journal = Journal(done, ahead)
-        for turn in turns:
-            self.loop.set_stamp(turn.stamp)
-            self._run_turn(turn.releases, True, guard)  # noqa: FBT003 - the routine that a live turn uses
-            if self._fatal is not None:
-                raise self._fatal
-            self.turn = turn.number
-        self.journal.finish()
-        for call in self.operations.requested():
-            if not self.journal.has_end_of(call.activity_id):  # the outcome is recorded with the asking
-                raise missing(call.activity_id, "?")
-        self.journal = None
-        return pending
+        return self._turning.replay(events, drained_seq, started_at, guard)
 
     def pending_calls(self) -> list[Call[object]]:
         """Return the operations without an outcome, in the order in which they were asked for."""
@@ -346,133 +299,8 @@ class Execution:
         warnings = [] if self._closer.is_over else eviction.evict(self, guard)
         self.timers.clear()
         self.operations.clear()
+        self.undoing.clear()
         self.loop.tasks.clear()
         # What refers to the run lets go of it: it is gone at once, not when the garbage collector comes round.
-        del self.loop.romancy_run, self.operations, self._closer
+        del self.loop.romancy_run, self.operations, self._closer, self._turning, self.undoing, self.limits
         return warnings
-
-    def _run_turn(self, releases: Sequence[Arrival], is_recorded: bool, guard: Guard | None) -> None:  # noqa: FBT001
-        """Do a turn's work inside the loop; what makes the run impossible to go on with is kept in ``_fatal``."""
-        loop = self.loop
-        self._notes, self._consumed, self.operations.commands = [], (), {}
-        if guard is not None:
-            guard.arm(loop)
-        try:
-            loop.__enter__()
-            self._turn(releases, is_recorded)
-        except RunBlocked as exc:
-            self._fatal = self._fatal or exc.cause
-        except (Exception, TurnInterrupted, SystemExit) as exc:  # noqa: BLE001 - any error blocks this run, and no other
-            self._fatal = self._fatal or exc
-        finally:
-            while True:
-                try:
-                    if guard is not None:
-                        guard.disarm(loop)
-                    loop.__exit__()
-                    break
-                except TurnInterrupted as exc:  # it struck while it was being disarmed
-                    self._fatal = self._fatal or exc
-
-    def _turn(self, releases: Sequence[Arrival], is_recorded: bool) -> None:  # noqa: FBT001
-        number = self.turn + 1
-        todo: deque[Arrival] = deque(releases)
-        if self.root is None:
-            self.turn = number
-            if not is_recorded:  # what came before the start can be seen from the first line on
-                self.inbox.extend(release for release in todo if isinstance(release, MessageReceived))
-                todo = deque(release for release in todo if not isinstance(release, MessageReceived))
-            self._start()
-            self._drain()
-        if is_recorded:
-            self._follow(todo, number)
-        if self.journal is None:
-            self._go_on(todo, number)
-
-    def _follow(self, todo: deque[Arrival], number: int) -> None:
-        """Release what history says, in its order."""
-        while todo and self._fatal is None:
-            release = todo.popleft()
-            if isinstance(release, ActivityAnswered):
-                msg = "an answer from outside is not recorded as such"
-                raise TypeError(msg)
-            if self.closing is None and self._deliver(release):
-                self.turn = number
-                self._drain()
-            elif not self.operations.was_withdrawn(activity_id := note_of(release).activity_id):
-                raise unreached(activity_id or "cancel")
-
-    def _go_on(self, todo: deque[Arrival], number: int) -> None:
-        """Release what has come, and messages of the inbox as soon as a receive waits for them."""
-        inbox = self.inbox
-        while self._fatal is None and self.closing is None:
-            release: Release | None = inbox.take(self.operations) if inbox.has_news else None
-            if release is None:
-                if not todo:
-                    return
-                arrival = todo.popleft()
-                if isinstance(arrival, MessageReceived):
-                    inbox.add(arrival)
-                    continue
-                release = self._answer(arrival) if isinstance(arrival, ActivityAnswered) else arrival
-                if release is None:
-                    continue
-            if self._deliver(release):
-                self.turn = number
-                self._notes.append(note_of(release))
-                self._drain()
-        inbox.extend(release for release in todo if isinstance(release, MessageReceived | CancelRequested))
-        # The run has ended: nobody waits for them any more.
-        self._consumed += tuple(
-            arrival.inbox_seq for arrival in todo if isinstance(arrival, ActivityAnswered | ChildClosed)
-        )
-
-    def _answer(self, arrival: ActivityAnswered) -> Release | None:
-        """Return what an answer from outside comes to; its row is consumed, whatever that is."""
-        self._consumed += (arrival.inbox_seq,)
-        return self.operations.answer(arrival)
-
-    def _start(self) -> None:
-        signature = self.workflow.signature
-        args, kwargs = signature.decode_arguments(self.codec, self.input, self.workflow.arguments_subject)
-        self.root = self.loop.spawn(self.workflow.fn(*args, **kwargs), "", "root")
-
-    def _drain(self) -> None:
-        self.loop.drain()
-        self._closer.advance()
-
-    # -- releases ---------------------------------------------------------------------------------------
-
-    def _deliver(self, release: Release) -> bool:
-        """Hand a release to whoever waits for it; False if nobody does."""
-        match release:
-            case TimerFired(timer_id):
-                handle = self.timers.take(timer_id)
-                is_wanted = handle is not None
-                if handle is not None:
-                    handle._scheduled = False  # type: ignore[attr-defined] # it is not to be cancelled any more
-                    self.loop.ready.append(handle)
-            case CancelRequested():
-                is_wanted = True
-                self._consume(release.inbox_seq)
-                self._cancel(release)
-            case MessageReceived():
-                is_wanted = self.operations.receive(release)
-                if is_wanted:
-                    self._consume(release.inbox_seq)
-            case ChildClosed():
-                is_wanted = self.operations.child_closed(release)
-                self._consume(release.inbox_seq)  # nobody else will ever want it
-            case _:
-                is_wanted = self.operations.deliver(release)
-                self._closer.settled()
-        return is_wanted
-
-    def _consume(self, inbox_seq: int) -> None:
-        if inbox_seq:  # on replay there is none
-            self._consumed += (inbox_seq,)
-
-    def _cancel(self, release: CancelRequested) -> None:
-        if self.cancel_reason is None and self.root is not None:
-            self.cancel_reason = msgspec.json.decode(release.reason, type=str)
-            self.root.cancel(self.cancel_reason or None)

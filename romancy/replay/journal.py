@@ -11,6 +11,7 @@ from romancy.core.calls import CallKind
 from romancy.core.events import (
     CLOSINGS,
     MARKERS,
+    TIME_LIMIT,
     ActivityCompleted,
     ActivityFailed,
     ActivityHandedOver,
@@ -73,7 +74,8 @@ def note_of(release: Release) -> Note:
         case ActivityHandedOver(activity_id, hand_over):
             return Note(EventKind.ACTIVITY_HANDED_OVER, activity_id, hand_over)
         case TimerFired(timer_id):
-            return Note(EventKind.TIMER_FIRED, timer_id, None)
+            kind = EventKind.TIME_LIMIT_REACHED if timer_id == TIME_LIMIT else EventKind.TIMER_FIRED
+            return Note(kind, timer_id, None)
         case MessageReceived(_, envelope, _, activity_id):
             return Note(EventKind.MESSAGE_RECEIVED, activity_id, envelope)
         case Answered(kind, activity_id, outcome):
@@ -96,7 +98,7 @@ def release_of(event: Event) -> Release | None:
     match kind:
         case _ if kind in _RELEASES:
             return _RELEASES[kind](key, payload)
-        case EventKind.TIMER_FIRED:
+        case EventKind.TIMER_FIRED | EventKind.TIME_LIMIT_REACHED:
             return TimerFired(key)
         case EventKind.MESSAGE_RECEIVED:
             return MessageReceived(key.partition(":")[2], payload, 0, key)

@@ -73,6 +73,7 @@ class ReplayLoop(asyncio.AbstractEventLoop):
 
     Attributes:
         poison: Why the run is leaving memory, if it is.
+        is_muted: Whether the run goes through its past: what is reported of it was reported then.
         is_interrupted: Whether the watchdog has struck.
         signalled: The tasks that a suspension has failed, and where they were seen to have swallowed the signal.
         tasks: The tasks in the order of their creation; some of them may be done.
@@ -85,6 +86,7 @@ class ReplayLoop(asyncio.AbstractEventLoop):
         self.romancy_run = execution
         self.poison: SuspendSignal | None = None
         self.is_interrupted = False
+        self.is_muted = False
         self.signalled: dict[asyncio.Task[Any], str | None] = {}
         self.tasks: list[ReplayTask[Any]] = []
         self.generators: list[types.AsyncGeneratorType[Any, Any]] = []
@@ -134,11 +136,15 @@ class ReplayLoop(asyncio.AbstractEventLoop):
         """Return None: reports go to the worker's log."""
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Keep a report for the worker to log, unless the run is leaving memory."""
-        if self.poison is None:
+        """Keep a report for the worker to log, unless the run is leaving memory, or it was made before."""
+        if self.poison is None and not self.is_muted:
             self.reports.append(context)
 
     default_exception_handler = call_exception_handler
+
+    def warn(self, message: str) -> None:
+        """Keep a warning about the workflow's code for the worker to log, under the same conditions."""
+        self.call_exception_handler({"message": message, "is_warning": True})
 
     # -- futures and tasks ------------------------------------------------------------------------------
 

@@ -56,14 +56,12 @@ class Operations:
         commands: What the turn asks for so far, by activity id.
         children: The children that the code holds.
         subscriptions: The channels of the open subscriptions, by mailbox.
-        armed: Completed activities that have a compensation, with their results, in the order of completion.
     """
 
     __slots__ = (
         "_receivers",
         "_run",
         "_withdrawn",
-        "armed",
         "children",
         "commands",
         "delays",
@@ -77,7 +75,6 @@ class Operations:
         self.underway: dict[str, ActivityCall[object]] = {}
         self.delays = Delays()
         self.commands: dict[str, Command] = {}
-        self.armed: list[tuple[ActivityCall[object], object]] = []
         self.children = Children(run)
         self.subscriptions: dict[str, str] = {}
         self._run = run
@@ -125,6 +122,8 @@ class Operations:
         call.scheduled_at = stamp = run.loop.stamp
         self.commands[activity_id] = RunActivity(activity_id, call, 1, 0, stamp)
         self.underway[activity_id] = call
+        if call.definition.is_armed_early:
+            run.undoing.attempted(call)
 
     def _wait_for_message(self, call: ReceiveCall[object]) -> None:
         run = self._run
@@ -202,6 +201,8 @@ class Operations:
         del self.commands[call.activity_id]
         self.pending.pop(call.activity_id, None)
         self._rest(call.activity_id)
+        if isinstance(call, ActivityCall) and call.definition.is_armed_early:
+            self._run.undoing.retracted(call)
         return True
 
     def _rest(self, activity_id: str) -> None:
@@ -230,10 +231,6 @@ class Operations:
         """Return the activities without an outcome, in the order in which they were asked for."""
         return [call for call in self.pending.values() if isinstance(call, ActivityCall)]
 
-    def has_undoable(self) -> bool:
-        """Tell whether an activity that has a compensation is without an outcome."""
-        return any(call.definition.undo is not None for call in self.activities())
-
     def requested(self) -> Iterable[Call[object]]:
         """Return what has been asked of the database, and is not ended by a release of its own."""
         return [call for call in self.pending.values() if isinstance(call, RequestCall | WorkflowCall)]
@@ -253,7 +250,6 @@ class Operations:
         self.underway.clear()
         self.delays.clear()
         self.commands.clear()
-        self.armed.clear()
         self.children.held.clear()
         self._receivers.clear()
 
@@ -291,19 +287,22 @@ class Operations:
         if not future.done():
             future.set_result(value)
         if definition.undo is not None:
-            self.armed.append((call, value))
+            self._run.undoing.completed(call, value)
         return True
 
     def _fail(self, release: ActivityFailed) -> bool:
         call = self.pending.get(release.activity_id)
         if not isinstance(call, ActivityCall) or release.attempt not in {0, call.attempt}:
             return False
-        exc = exception_of(decode_failure(release.failure))
+        failure = decode_failure(release.failure)
+        exc = exception_of(failure)
         del self.pending[release.activity_id]
         self._rest(release.activity_id)
         future = _taken(call)
         if not future.done():
             future.set_exception(exc)
+        if call.definition.undo is not None:
+            self._run.undoing.failed(call, failure)
         return True
 
     def _retry(self, release: ActivityRetried) -> bool:

@@ -81,6 +81,7 @@ def insert(connection: sqlite3.Connection, new: NewInstance, now: int) -> Instan
         "input": new.input,
         "wake_at": new.wake_at,
         "trace_context": new.trace_context,
+        "deadline": new.deadline,
         "created_at": now,
         "status": Status.PENDING if session is None else Status.RUNNING,
         "session": session,

@@ -215,6 +215,8 @@ class Turns:
                 self._settle(run)
                 return
             turn = execution.activate(batch, stamp=run.started_at if is_first else now, guard=self._guard)
+            if is_first and run.has_parked:
+                execution.loop.reports.clear()  # they were made when the turn was computed for the first time
         if execution.loop.reports:
             self._report(run)
         self._commit(run, turn, now)
@@ -246,7 +248,8 @@ class Turns:
         reports = run.execution.loop.reports
         while reports:
             context = reports.pop(0)
-            _logger.error("instance %s: %s", run.id, context.get("message"), exc_info=context.get("exception"))
+            level = logging.WARNING if context.get("is_warning") else logging.ERROR
+            _logger.log(level, "instance %s: %s", run.id, context.get("message"), exc_info=context.get("exception"))
 
     # -- commits ----------------------------------------------------------------------------------------
 
@@ -466,6 +469,7 @@ class Turns:
         run.execution.inbox = unread
         run.run += 1
         run.next_seq = 0
+        run.has_parked = False
         run.started_at = turn.stamp
         asyncio.get_running_loop().call_soon(self._suspend, run.id, old)
         self.wake(run)

@@ -351,6 +351,7 @@ class Worker:
             is_lenient=self._settings.is_lenient,
             payload_limit=self._settings.payload_limit,
             after_failure=self._activities.outcomes.after_failure_outside,
+            deadline=instance.deadline,
         )
 
     def next_execution(self, run: HotRun, turn: Turn) -> Execution:
@@ -369,6 +370,7 @@ class Worker:
             is_lenient=self._settings.is_lenient,
             payload_limit=self._settings.payload_limit,
             after_failure=self._activities.outcomes.after_failure_outside,
+            deadline=run.execution.deadline,
         )
 
     def run_ended(self, run: HotRun, status: Status, payload: bytes | None) -> None:

@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from romancy.core.calls import Call
 
 
-def recur(call: Call[object]) -> NoReturn:
+def recur(call: Call[object], *, compensate: bool = False) -> NoReturn:
     """Close this run and open the next with fresh history, in one commit.
 
-    Unread messages stay. Armed compensations are dropped.
+    Unread messages stay.
 
     Args:
         call: The workflow and its new arguments.
+        compensate: Undo everything that has a compensation first, as if the run had failed; else what is armed is
+            dropped. If the run is asked to cancel while it compensates, it is cancelled and opens no other.
 
     Raises:
         SuspendSignal: Always, if nothing is unfinished; let it pass.
@@ -40,6 +42,7 @@ def recur(call: Call[object]) -> NoReturn:
     definition = call.definition
     payload = definition.signature.bind_encode(execution.codec, call.args, call.kwargs, definition.arguments_subject)
     execution.check_size(payload, definition.arguments_subject)
+    execution.undoing.is_due = compensate
     signal = SuspendSignal(SuspendKind.RECUR, instance_id=execution.instance_id, new_input=call)
     execution.loop.poison = signal
     raise signal

@@ -50,11 +50,13 @@ class Scenario(NamedTuple):
     """What is played in every universe.
 
     ``play`` returns something comparable that is the same however often storage fails: it asks again
-    (`faults.insist`), starts with ``on_conflict="attach"`` and sends with message ids.
+    (`faults.insist`), starts with ``on_conflict="attach"`` and sends with message ids. ``session_ttl`` is short for one
+    that sets the clock forward, so that the worker soon notes that its session has expired.
     """
 
     workflows: Sequence[Workflow[..., Any]]
     play: Callable[[App], Awaitable[Any]]
+    session_ttl: timedelta = timedelta(seconds=10)
 
 
 class Universe:
@@ -104,6 +106,7 @@ class Universe:
             hot_limit=self._hot_limit,
             grace=timedelta(0) if process.is_mortal else timedelta(seconds=5),
             poll_interval=timedelta(milliseconds=20),
+            session_ttl=scenario.session_ttl,
         )
         try:
             async with app:

@@ -226,7 +226,12 @@ async def test_compensation_that_fails_is_told_and_the_others_go_on(make_app: Ma
     failure = caught.value.failure
     assert failure is not None
     assert failure.message == "no paper"
-    assert [detail.message for detail in failure.details] == ["can't be undone"]
+    (detail,) = failure.undoing_failures
+    assert detail.type == "romancy.errors:CompensationError"
+    assert detail.message.endswith(
+        "saga_broken_undo' of '2:saga_broken_undo_target' failed for good: NonRetryableUndoError: can't be undone"
+    )
+    assert "can't be undone" in str(caught.value)
 
 
 async def test_workflow_that_handles_a_failure_is_not_compensated(make_app: MakeApp) -> None:

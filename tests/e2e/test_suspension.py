@@ -12,10 +12,12 @@ from contextlib import aclosing
 import anyio
 import pytest
 
-from romancy import Channel, InstanceInfo, activity, is_suspend_signal, workflow
+from romancy import App, Channel, InstanceInfo, activity, is_suspend_signal, workflow
 from romancy.core.definitions import Workflow
+from romancy.storage.sqlite import SqliteStorage
 
 from .conftest import MakeApp
+from .faults import OffsetClock, StorageProxy
 
 pytestmark = pytest.mark.anyio
 
@@ -248,3 +250,21 @@ async def test_nothing_of_an_evicted_run_is_left_for_the_garbage_collector(make_
         assert not objects
     finally:
         gc.enable()
+
+
+@workflow
+async def begins_by_sleeping() -> str:
+    await asyncio.sleep(60)
+    return "slept"
+
+
+async def test_run_that_sleeps_before_its_first_event_wakes_in_another_process(
+    shared: SqliteStorage, clock: OffsetClock, hot_limit: int
+) -> None:
+    async with App(StorageProxy(shared).storage, clock=clock, hot_limit=hot_limit) as app:
+        handle = await app.start(begins_by_sleeping(), id="sleeper")
+        while not (await handle.info()).waiting_on:
+            await asyncio.sleep(0.001)
+    clock.advance(61)
+    async with App(StorageProxy(shared).storage, clock=clock, hot_limit=hot_limit) as app:
+        assert await (await app.get("sleeper")).result() == "slept"

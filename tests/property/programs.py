@@ -14,7 +14,8 @@ from romancy.workflows.channels import Channel
 from romancy.workflows.completion import as_completed
 from romancy.workflows.determinism import random as draw
 from romancy.workflows.determinism import side_effect, uuid4
-from tests.replay.scripting import Message, act, log, news, read_world
+from romancy.workflows.saga import compensate_with, saga
+from tests.replay.scripting import Message, act, attempted, log, news, read_world, undoable
 
 orders: Channel[int] = Channel("orders", int)
 
@@ -34,6 +35,8 @@ class Program(NamedTuple):
     tree: tuple[Node, ...]
     messages: list[Message]
     cancel_at: float | None
+    grace: float | None
+    time_limit: float | None
 
     def has(self, *kinds: str) -> bool:
         """Tell whether one of some kinds of node is anywhere in the tree."""
@@ -67,7 +70,9 @@ def program_of(seed: int) -> Program:
     messages = [Message(rng.randrange(30) / 2, number) for number in range(12)]
     messages += [Message(10_000, 100 + number) for number in range(200)]
     cancel_at = rng.randrange(1, 20) if rng.random() < 0.2 else None
-    return Program(tree, messages, cancel_at)
+    grace = rng.randrange(1, 9) if rng.random() < 0.5 else None
+    time_limit = rng.randrange(1, 30) if rng.random() < 0.2 else None
+    return Program(tree, messages, cancel_at, grace, time_limit)
 
 
 async def run_tree(tree: list[Any]) -> str:
@@ -106,6 +111,33 @@ def first_child(node: Node, name: str) -> Any:
 @kind
 async def activity(node: Node) -> object:
     return await act(f"a{node.number}", node.number)
+
+
+@kind
+async def reserve(node: Node) -> object:
+    return await (undoable if node.number % 2 else attempted)(f"r{node.number}", node.number)
+
+
+@kind
+async def saga_block(node: Node) -> object:
+    block = saga()
+    try:
+        async with block:
+            if node.number % 5 == 0:
+                compensate_with(act(f"tidy{node.number}"))
+            first = undoable(f"u{node.number}", node.number)
+            result = await asyncio.wait_for(first, node.delay) if node.number % 3 == 0 else await first
+            results = [result, *[await run(child) for child in node.children]]
+            if node.number % 4 == 0:
+                refuse(f"block {node.number}")
+        return results
+    except (Exception, asyncio.CancelledError):
+        log("block", node.number, [failure.activity_id for failure in block.failures])
+        raise
+
+
+def refuse(why: str) -> None:
+    raise ValueError(why)
 
 
 @kind

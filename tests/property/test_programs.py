@@ -26,6 +26,8 @@ def settings_of(seed: int) -> dict[str, Any]:
         "plan": varied(seed),
         "messages": program.messages,
         "cancel_at": program.cancel_at,
+        "grace": program.grace,
+        "time_limit": program.time_limit,
         "seed": seed,
         "jitter": True,
         "outside": 3 * (seed % 2),

@@ -17,6 +17,7 @@ from romancy.core.events import (
     ActivityFailed,
     ActivityHandedOver,
     Arrival,
+    Cancellation,
     CancelRequested,
     Envelope,
     Event,
@@ -60,6 +61,8 @@ class Shell:
         plan: Plan | None = None,
         messages: Iterable[Message] = (),
         cancel_at: float | None = None,
+        grace: float | None = None,
+        time_limit: float | None = None,
         send_outcome: SendOutcome = SendOutcome.SENT,
         seed: int = 0,
         evict: float | Iterable[int] = 0.0,
@@ -75,6 +78,7 @@ class Shell:
         self.seed = seed
         self.is_lenient = is_lenient
         self.turn_limit = turn_limit
+        self.deadline = None if time_limit is None else T0 + round(time_limit * SECOND)
         self.now = T0
         self.events: list[Event] = []
         self.drained = 0
@@ -97,14 +101,21 @@ class Shell:
             envelope = msgspec.json.encode(Envelope(f"m{number}", 0, body))
             self._arrive(T0 + message.at * SECOND, 0, MessageReceived(message.channel, envelope, number))
         if cancel_at is not None:
-            self._arrive(T0 + cancel_at * SECOND, 0, CancelRequested(b'"enough"', 1_000_000))
+            wish = "enough" if grace is None else Cancellation("enough", round(grace * SECOND))
+            self._arrive(T0 + cancel_at * SECOND, 0, CancelRequested(msgspec.json.encode(wish), 1_000_000))
         self.execution = self._fresh()
 
     # -- making executions ------------------------------------------------------------------------------
 
     def _fresh(self) -> Execution:
         return Execution(
-            self.flow, self.input, codec=CODEC, execution_id=self.seed, instance_id="i", is_lenient=self.is_lenient
+            self.flow,
+            self.input,
+            codec=CODEC,
+            execution_id=self.seed,
+            instance_id="i",
+            is_lenient=self.is_lenient,
+            deadline=self.deadline,
         )
 
     # -- running ----------------------------------------------------------------------------------------
@@ -242,6 +253,7 @@ class Shell:
             pending = self.execution.replay(self.events, drained_seq=self.drained, started_at=T0)
             if self.execution.turn == 0:  # nothing is recorded of the first turn: it is computed again
                 self.execution.activate((), stamp=T0)
+                self.execution.loop.reports.clear()  # as the worker does: they were made before
         finally:
             trace = TRACES.pop()
         assert pending is None
@@ -308,6 +320,7 @@ def check(fn: Callable[..., Any], *args: Any, **settings: Any) -> Shell:
         assert evicted.commands == live.commands
         assert _without_closing(evicted.events) == _without_closing(live.events)
         assert evicted.warnings == []
+        assert [report["message"] for report in evicted.reports] == [report["message"] for report in live.reports]
     return live
 
 

@@ -63,6 +63,18 @@ def undoable(name: str, *args: Any) -> Call[Any]:
     return definition(*args)
 
 
+def attempted(name: str, *args: Any) -> Call[Any]:
+    """Call an activity that is armed from its first attempt on."""
+    definition = activity_of(name)
+    if definition.undo is None:
+
+        async def undo(*args: Any) -> Any: ...
+
+        undo.__qualname__ = undo.__name__ = f"undo_{name}"
+        definition.compensation(armed="attempted")(undo)
+    return definition(*args)
+
+
 def log(*what: Any) -> None:
     """Write a line of the trace, with the time of the run."""
     TRACES[-1].append((round((now().timestamp() - T0 / SECOND) * SECOND), *what))

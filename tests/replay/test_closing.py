@@ -199,8 +199,10 @@ def test_compensation_that_fails_for_good_is_told_and_the_others_go_on() -> None
     assert names(shell)[-2:] == ["undo_charge", "undo_reserve"]
     assert shell.failure["message"] == "rejected"
     (detail,) = shell.failure["details"]
-    assert detail["message"] == "bank is closed"
+    told = "compensation 'undo.1:undo_charge' of '2:charge' failed for good: RuntimeError: bank is closed"
+    assert (detail["type"], detail["message"]) == ("romancy.errors:CompensationError", told)
     assert detail["activity_id"] == "undo.1:undo_charge"
+    assert detail["details"][0]["type"] == "builtins:RuntimeError"
 
 
 @pytest.mark.parametrize("form", ["gather", "TaskGroup", "timeout", "wait_for"])

@@ -33,6 +33,7 @@ async def test_create_writes_a_pending_instance(storage: Storage, clock: ManualC
         b"[1]",
         clock.now() + SECOND,
         trace_context="00-ab-cd-01",
+        deadline=clock.now() + 9 * SECOND,
     )
     creation = await storage.create(new)
     assert creation.is_new
@@ -60,6 +61,7 @@ async def test_create_writes_a_pending_instance(storage: Storage, clock: ManualC
         created_at=clock.now(),
         started_at=None,
         closed_at=None,
+        deadline=clock.now() + 9 * SECOND,
     )
     assert await storage.get("order-1") == creation.instance
 

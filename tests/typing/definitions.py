@@ -135,6 +135,24 @@ def compensations_take_the_result_and_the_arguments() -> None:
     typed_ship.compensation(takes_too_much)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
+def compensations_with_settings_take_the_result_and_the_arguments() -> None:
+    async def takes_result(shipped: str, order: Order) -> None: ...
+    async def takes_maybe(shipped: str | None, order: Order) -> None: ...
+
+    undo: Activity[[str, Order], None] = typed_ship.compensation(timeout=3, name="undo")(takes_result)
+    assert_type(undo("", Order(1)), Call[None])
+    typed_ship.compensation(armed="attempted")(takes_maybe)
+    typed_ship.compensation(armed="attempted")(takes_result)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    typed_ship.compensation(armed="later")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+async def sagas_are_blocks(order: Order) -> None:
+    async with romancy.saga() as block:
+        romancy.compensate_with(typed_ship(order))
+    assert_type(block.failures, list[romancy.CompensationError])
+    romancy.compensate_with(typed_ship)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 def workflows_are_coroutine_functions() -> None:
     def no_coroutine(order: Order) -> str:
         return str(order)

@@ -36,6 +36,7 @@ CREATE TABLE instances (
   created_at INTEGER NOT NULL,
   started_at INTEGER,
   closed_at INTEGER,
+  deadline INTEGER,
   id TEXT NOT NULL UNIQUE,
   workflow TEXT NOT NULL,
   version TEXT NOT NULL,

@@ -38,6 +38,7 @@ NEW = (
     "runtime",
     "parent",
     "ties",
+    "deadline",
 )
 INSERT = f"{insert('instances', NEW)} ON CONFLICT (id) DO NOTHING"
 
