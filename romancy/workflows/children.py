@@ -117,7 +117,7 @@ def start_child(
         OutsideWorkflowError: No workflow runs here.
     """
     execution = current_execution("start_child()")
-    if isinstance(call, Call):
+    if isinstance(cast("object", call), Call):
         call.close()  # it is not to be awaited, whatever comes of it
     if not isinstance(call, WorkflowCall):
         msg = f"start_child({call!r}) needs the call of a workflow, such as start_child(ship(order))"
