@@ -283,6 +283,7 @@ class Operations:
         del self.pending[activity_id]
         if self.underway.pop(activity_id, None) is None:  # as `_rest` does: this is on the hottest path
             self.delays.discard(activity_id)
+            self.commands.pop(activity_id, None)  # another attempt that this very turn has asked for
         future = _taken(call)
         if not future.done():
             future.set_result(value)

@@ -135,8 +135,8 @@ class ActivityRunner:
         body.task = None  # whose context leads back to the body: garbage for the collector otherwise
         if body.timers:
             body.cancel_timers()
-        if body.is_late:
-            self._late.pop(_place_of(body), None)
+        if body.is_late and self._late.get(place := _place_of(body)) is body:
+            del self._late[place]
         self._running.discard(body)
         if self._waiting:
             self._begin_waiting()

@@ -1,4 +1,4 @@
-"""Bringing a claimed run to where its history ends."""
+"""Bringing a claimed run to where its history ends, and to what of it is to be done."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from romancy.core.commands import CancelActivity, RunActivity
 from romancy.core.events import ActivityAnswered
 from romancy.core.failures import Failure, failure_of
 from romancy.replay.journal import note_of
 from romancy.replay.loop import TurnInterrupted
+from romancy.replay.operations import is_result
 from romancy.worker.build import runtime
 
 if TYPE_CHECKING:
-    from romancy.core.commands import RunActivity
-    from romancy.core.events import Release
+    from collections.abc import Iterable
+
+    from romancy.core.commands import Command
+    from romancy.core.events import Arrival, Release
     from romancy.replay.guard import Guard
     from romancy.worker.hot import HotRun
 
@@ -50,14 +54,38 @@ def load(run: HotRun, *, max_recoveries: int, guard: Guard | None) -> Failure | 
 
 
 def unanswered(run: HotRun) -> list[RunActivity]:
-    """Return the activities to be run again: those whose attempt has no outcome.
+    """Return the activities whose attempt is under way, though no body of it runs here and it has no outcome.
 
-    Nor has it one in the turn that is yet to be computed, or in the inbox: somebody outside may have answered before
-    the body had ended.
+    Nor has it one in the turn that is yet to be computed, or in what has arrived: its body may have ended when no turn
+    could be computed, and somebody outside may have answered before the body had ended.
     """
     releases: list[Release] = [] if run.recorded is None else run.recorded.releases
     answered = {note_of(release).activity_id for release in releases}
     for *_, arrival in run.arrivals:
-        if isinstance(arrival, ActivityAnswered) and (call := run.execution.operations.answered_by(arrival)):
+        if is_result(arrival):
+            answered.add(arrival.activity_id)
+        elif isinstance(arrival, ActivityAnswered) and (call := run.execution.operations.answered_by(arrival)):
             answered.add(call.activity_id)
-    return [command for command in run.execution.outstanding() if command.activity_id not in answered]
+    return [
+        command
+        for command in run.execution.outstanding()
+        if command.activity_id not in answered and command.activity_id not in run.bodies
+    ]
+
+
+def without_stale_results(
+    arrivals: list[tuple[int, int, int, Arrival]], commands: Iterable[Command]
+) -> list[tuple[int, int, int, Arrival]]:
+    """Return what has arrived without the results of attempts that a turn has ended.
+
+    Somebody outside has answered them, or the workflow has withdrawn them, while their bodies ended: what they ended
+    in must be neither released to the next attempt nor recorded.
+    """
+    ended = {
+        command.activity_id
+        for command in commands
+        if isinstance(command, CancelActivity) or (isinstance(command, RunActivity) and command.attempt > 1)
+    }
+    if not ended:
+        return arrivals
+    return [arrival for arrival in arrivals if not (is_result(arrival[3]) and arrival[3].activity_id in ended)]

@@ -30,7 +30,7 @@ from romancy.worker.entries import (
 )
 from romancy.worker.hot import UNKNOWN, HotRun
 from romancy.worker.inbox import release_of_item
-from romancy.worker.loading import load, unanswered
+from romancy.worker.loading import load, unanswered, without_stale_results
 from romancy.worker.stacks import with_stacks
 
 if TYPE_CHECKING:
@@ -116,9 +116,8 @@ class Turns:
         fresh = [item for item in items if item.seq > run.inbox_looked]
         if run.is_paused and status is not Status.PAUSED and not run.is_committing:
             run.is_paused = False
-            for command in run.execution.outstanding():
-                if command.activity_id not in run.bodies:
-                    self._start(run, command)  # what was not begun while it was paused
+            for command in unanswered(run):
+                self._start(run, command)  # what was not begun while it was paused
         run.is_paused = status is Status.PAUSED
         run.inbox_looked = max(run.inbox_looked, inbox_seq)
         run.is_mail_expected = False
@@ -276,7 +275,7 @@ class Turns:
         if not run.is_idle or run.is_mail_expected or self.is_draining:
             return
         if run.execution.operations.underway:  # no body runs, so nobody would ever answer them
-            for command in run.execution.outstanding():
+            for command in unanswered(run):
                 self._start(run, command)
             return
         now = self._clock.now()
@@ -418,6 +417,8 @@ class Turns:
 
     def _apply(self, run: HotRun, turn: Turn, outcomes: list[Event]) -> None:
         """Do what a committed turn asks for outside."""
+        if run.arrivals:
+            run.arrivals = without_stale_results(run.arrivals, turn.commands)
         for command in turn.commands:
             if isinstance(command, RunActivity):
                 self._start(run, command)

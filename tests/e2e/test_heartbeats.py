@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -334,6 +335,44 @@ async def test_details_reach_the_next_attempt_whichever_storage_call_fails(
 ) -> None:
     monkeypatch.setattr(heartbeats, "_LONGEST_PACE", 0.001)
     await sweep(Scenario([swept_beats], beat_for_the_sweep), clock, hot_limit, fault=fault, is_mortal=is_mortal)
+
+
+@activity(heartbeat_timeout=0.02, retry=_AT_ONCE)
+async def stalls_in_a_sweep(chunks: int) -> tuple[int, list[int]]:
+    info = activity_info()
+    first = info.heartbeat_details or 0
+    if info.attempt > 1:
+        return first, list(range(first, chunks))
+    for chunk in range(first, 8):
+        act(f"chunk {chunk}")
+        heartbeat(chunk)
+    try:
+        await asyncio.sleep(3600)
+    except asyncio.CancelledError:
+        with contextlib.suppress(asyncio.CancelledError):
+            heartbeat(99)
+    return 99, []
+
+
+@workflow
+async def swept_stall() -> list[object]:
+    found: list[object] = [await stalls_in_a_sweep(10)]
+    return [*found, await beats_in_a_sweep(3)]
+
+
+async def stall_for_the_sweep(app: App) -> tuple[str, Any]:
+    handle = await insist(lambda: app.start(swept_stall(), id="one", on_conflict="attach"))
+    return await outcome_of(handle), await events_of(handle)
+
+
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize("is_mortal", [False, True], ids=["retried", "restarted"])
+@pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.value)
+async def test_stalled_attempt_is_followed_from_its_last_heartbeat_whichever_storage_call_fails(
+    clock: OffsetClock, hot_limit: int, fault: Fault, is_mortal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeats, "_LONGEST_PACE", 0.001)
+    await sweep(Scenario([swept_stall], stall_for_the_sweep), clock, hot_limit, fault=fault, is_mortal=is_mortal)
 
 
 # -- how often they are written --------------------------------------------------------------------------

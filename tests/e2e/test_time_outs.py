@@ -153,6 +153,40 @@ async def test_next_attempt_does_not_wait_for_ever_for_a_timed_out_one(
         world.may_end.set()
 
 
+@activity(timeout=0.02, retry=_AT_ONCE)
+async def outlasts() -> int:
+    attempt = activity_info().attempt
+    world.seen.append(f"{attempt} begins")
+    if attempt == 1:
+        while not world.may_end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await world.may_end.wait()
+        world.begun.set()
+    elif attempt == 2:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            world.may_end.set()
+            await world.begun.wait()  # the first attempt has ended
+            await asyncio.sleep(0.05)
+            world.seen.append("2 is clean")
+    return attempt
+
+
+@workflow
+async def outlast() -> int:
+    return await outlasts()
+
+
+async def test_next_attempt_waits_for_the_one_before_it_though_an_earlier_one_ends(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "_CLEANUP_PATIENCE", 0.3)
+    async with make_app() as app:
+        assert await app.run(outlast()) == 3
+    assert world.seen == ["1 begins", "2 begins", "2 is clean", "3 begins"]
+
+
 async def test_time_out_tells_where_the_body_was(make_app: MakeApp) -> None:
     async with make_app() as app:
         handle = await app.start(tell_where(), id="one")
@@ -456,3 +490,48 @@ async def test_failure_that_can_not_be_told_still_ends_the_run(make_app: MakeApp
     async with make_app() as app:
         with pytest.raises(WorkflowFailedError):
             await app.run(fail_for_good(error))
+
+
+# -- and all of it at every commit -----------------------------------------------------------------------
+
+
+@activity(timeout=0.02, retry=RetryPolicy(initial_interval=0.001, jitter=0, max_attempts=2))
+async def outlives_in_a_sweep() -> str:
+    act(f"attempt {activity_info().attempt}")
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(3600)
+    return "too late"
+
+
+@workflow
+async def swept_failures() -> None:
+    found: list[object] = []
+    try:
+        found.append(await outlives_in_a_sweep())
+    except ActivityTimedOutError as exc:
+        found += [exc.kind, exc.attempts]
+    try:
+        await fails_with("vanishing")
+    except VanishingError as exc:
+        found += [type(exc).__name__, *exc.args]
+    try:
+        await fails_with("demanding")
+    except ActivityFailedError as exc:
+        found += [str(exc), exc.attempts]
+    await quick(f"swept {found}")
+    await fails_with("mute")
+
+
+async def play_failures(app: App) -> Any:
+    handle = await insist(lambda: app.start(swept_failures(), id="one", on_conflict="attach"))
+    return await outcome_of(handle), await events_of(handle)
+
+
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize("is_mortal", [False, True], ids=["retried", "restarted"])
+@pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.value)
+async def test_failures_are_caught_as_what_they_are_whichever_storage_call_fails(
+    clock: OffsetClock, hot_limit: int, fault: Fault, is_mortal: bool
+) -> None:
+    scenario = Scenario([swept_failures], play_failures)
+    await sweep(scenario, clock, hot_limit, fault=fault, is_mortal=is_mortal)

@@ -162,6 +162,21 @@ def test_releases_of_an_attempt_that_was_failed_from_outside_are_passed_over() -
     execution.suspend()
 
 
+def test_result_in_the_turn_that_asks_for_another_attempt_takes_that_back() -> None:
+    def decide(command: RunActivity, failure: bytes, *, is_final: bool) -> ActivityRetried:
+        return retried(command.activity_id, command.attempt)
+
+    execution = begin(signs, after_failure=decide)
+    first = execution.activate(stamp=T0)
+    turn = execution.activate([refusal("1:sign"), completed("1:sign")], stamp=T0 + 1)
+    assert kinds(turn) == [EventKind.ACTIVITY_RETRIED, EventKind.ACTIVITY_COMPLETED]
+    assert [id_of(command) for command in turn.commands] == ["2:file"]
+    back = replayed(signs, first, turn)
+    assert state(back) == state(execution)
+    back.suspend()
+    execution.suspend()
+
+
 def test_back_off_and_hand_over_are_due_in_their_order_and_go_on_in_memory() -> None:
     async def flow() -> Any:
         return await asyncio.gather(act("a"), act("b"), act("c"), act("d"), return_exceptions=True)
