@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-NAMES = ("throughput", "core", "commit")
+NAMES = ("throughput", "core", "commit", "recur")
 
 
 def main() -> int:

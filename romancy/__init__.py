@@ -6,7 +6,7 @@ from romancy.activities.context import ActivityInfo, activity_info
 from romancy.activities.heartbeat import complete_later, heartbeat
 from romancy.app import App
 from romancy.client.client import Client
-from romancy.client.handle import Handle, HistoryEvent, InstanceInfo
+from romancy.client.handle import Handle, HistoryEvent, InstanceInfo, RunInfo
 from romancy.core.calls import Call
 from romancy.core.definitions import activity, workflow
 from romancy.core.retry import RetryPolicy
@@ -48,7 +48,9 @@ from romancy.workflows.info import WorkflowInfo, workflow_info
 from romancy.workflows.recur import recur
 from romancy.workflows.saga import compensate_with, saga
 from romancy.workflows.selecting import select
+from romancy.workflows.status import set_custom_status, set_tags
 from romancy.workflows.subscriptions import Subscription
+from romancy.workflows.versions import patched
 
 __all__ = [
     "ActivityFailedError",
@@ -81,6 +83,7 @@ __all__ = [
     "RetryAfter",
     "RetryPolicy",
     "RomancyError",
+    "RunInfo",
     "SchemaVersionError",
     "SessionLostError",
     "StorageError",
@@ -102,10 +105,13 @@ __all__ = [
     "heartbeat",
     "is_suspend_signal",
     "now",
+    "patched",
     "random",
     "recur",
     "saga",
     "select",
+    "set_custom_status",
+    "set_tags",
     "side_effect",
     "sleep",
     "sleep_until",

@@ -20,6 +20,7 @@ from romancy.worker.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
     from types import TracebackType
 
     from romancy.client.handle import Handle, InstanceInfo
@@ -34,6 +35,15 @@ R = TypeVar("R")
 T = TypeVar("T")
 _logger = logging.getLogger("romancy")
 _CHANGE_TIMEOUT = timedelta(seconds=1)
+
+
+def _checked_retention(kept: timedelta | None, what: str) -> timedelta | None:
+    if kept is None or kept == timedelta.max:
+        return None
+    if kept < timedelta(0):
+        msg = f"{what}={kept!r} must not be negative; None keeps for ever"
+        raise ValueError(msg)
+    return kept
 
 
 class App:
@@ -58,6 +68,8 @@ class App:
         max_recoveries: int = 20,
         codec: Codec | None = None,
         clock: Clock | None = None,
+        archive_retention: timedelta | None = timedelta(days=30),
+        message_retention: timedelta | None = timedelta(days=7),
         retry: RetryPolicy | None = None,
         on_bug: Literal["block", "fail"] = "block",
         payload_limit: int = DEFAULT_PAYLOAD_LIMIT,
@@ -80,6 +92,10 @@ class App:
             max_recoveries: How often a worker may die under an instance before it is blocked.
             codec: How payloads become bytes; by default JSON by msgspec.
             clock: The time; by default the system's.
+            archive_retention: How long the history of a run that `recur` has closed stays readable; None: for ever.
+                Every worker of a database removes what is older than its own setting says.
+            message_retention: For how long a ``message_id`` is recognised: a message that repeats it later is delivered
+                again. None: for ever.
             retry: The policy of activities that have none of their own.
             on_bug: What a programming error in workflow code does: block the instance until it is mended, or
                 fail it (and compensate).
@@ -101,6 +117,8 @@ class App:
             grace=grace,
             poll_interval=poll_interval,
             max_recoveries=max_recoveries,
+            archive_retention=_checked_retention(archive_retention, "archive_retention"),
+            message_retention=_checked_retention(message_retention, "message_retention"),
             retry=retry or RetryPolicy(),
             is_lenient=on_bug == "fail",
             payload_limit=payload_limit,
@@ -229,11 +247,24 @@ class App:
         call: Call[R],
         *,
         id: str | None = None,
+        start_at: datetime | None = None,
+        delay: timedelta | float | None = None,
+        priority: int = 0,
+        tags: Mapping[str, str] | None = None,
         on_conflict: Literal["raise", "attach", "restart"] = "raise",
         timeout: timedelta | float | None = None,
     ) -> Handle[R]:
         """Start an instance of a workflow; see `Client.start`."""
-        return await self.client.start(call, id=id, on_conflict=on_conflict, timeout=timeout)
+        return await self.client.start(
+            call,
+            id=id,
+            start_at=start_at,
+            delay=delay,
+            priority=priority,
+            tags=tags,
+            timeout=timeout,
+            on_conflict=on_conflict,
+        )
 
     async def run(self, call: Call[R], *, id: str | None = None, timeout: timedelta | float | None = None) -> R:
         """Start an instance and wait for its result; see `Client.run`."""
@@ -306,7 +337,18 @@ class App:
         workflow: str | None = None,
         status: str | None = None,
         id_prefix: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        custom_status: object = None,
+        after: str | None = None,
         limit: int = 100,
     ) -> list[InstanceInfo]:
         """List instances; see `Client.list`."""
-        return await self.client.list(workflow=workflow, status=status, id_prefix=id_prefix, limit=limit)
+        return await self.client.list(
+            workflow=workflow,
+            status=status,
+            id_prefix=id_prefix,
+            tags=tags,
+            custom_status=custom_status,
+            after=after,
+            limit=limit,
+        )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 import msgspec
 
-from romancy.client.handle import Handle, InstanceInfo, info_of
+from romancy.client.handle import Handle, InstanceInfo, info_of, key_of
+from romancy.client.options import check_priority, check_start_tags, due_at
 from romancy.core import registry
 from romancy.core.calls import Call, WorkflowCall, current_run
 from romancy.core.codec import Subject, check_size, encode_value
@@ -18,6 +19,7 @@ from romancy.core.failures import Failure, encode_failure, failure_of
 from romancy.core.instance_ids import check_instance_id
 from romancy.core.records import InboxKind, InstanceFilter, NewInstance, Post, PostResult, Publication, Status
 from romancy.core.retry import is_never_retried
+from romancy.core.shown import encode_custom_status
 from romancy.core.tokens import Token, decode_token
 from romancy.errors import (
     ChannelModeError,
@@ -31,7 +33,7 @@ from romancy.workflows.channels import encode_headers, other_mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
     from romancy.client.waiting import Waiters
     from romancy.core.clock import Clock
@@ -61,6 +63,10 @@ class LocalWorker(Protocol):
 
     def holds(self, key: int) -> bool:
         """Tell whether an instance is in the worker's memory, so that its end will be told."""
+        ...
+
+    def will_try(self, instance: Instance) -> bool:
+        """Tell whether the worker is about to take a blocked instance."""
         ...
 
 
@@ -116,19 +122,36 @@ class Client:
         """Tell whether this process will note the end of an instance by itself."""
         return self._local is not None and self._local.holds(key)
 
+    def is_about_to_unblock(self, instance: Instance) -> bool:
+        """Tell whether this process is about to try a blocked instance with other code than that which blocked it."""
+        return self._local is not None and self._local.will_try(instance)
+
     async def start(
         self,
         call: Call[R],
         *,
         id: str | None = None,
+        start_at: datetime | None = None,
+        delay: timedelta | float | None = None,
+        priority: int = 0,
+        tags: Mapping[str, str] | None = None,
         on_conflict: Literal["raise", "attach", "restart"] = "raise",
         timeout: timedelta | float | None = None,
     ) -> Handle[R]:
         """Start an instance of a workflow.
 
+        Until ``start_at``, or until ``delay`` has passed, the instance is pending: it can be listed and takes messages,
+        which wait; a cancel reaches it at once, and it then begins in order to be cancelled.
+
         Args:
             call: The workflow and its arguments: ``fulfil(order)``.
             id: The instance's id; by default a random one.
+            start_at: When it is to begin, an aware datetime; at once if that has passed.
+            delay: After what time it is to begin: a timedelta, or seconds; instead of ``start_at``.
+            priority: From -2 to 2: of the instances that wait for a worker, a higher one comes first, also each time
+                that it goes on after it has left memory.
+            tags: What `list` finds it by: printable strings by name, at most 32, with up to 64 characters in a name and
+                256 in a value. The workflow can change them by `set_tags`.
             on_conflict: What if the id is taken: ``"raise"``, ``"attach"`` (return a handle on the existing
                 instance, whatever its workflow), or ``"restart"`` (replace one that has ended).
             timeout: How long the instance may take from now on, the runs that `recur` opens included: a timedelta, or
@@ -142,15 +165,20 @@ class Client:
             InstanceAlreadyExistsError: The id is taken.
             InstanceRunningError: ``"restart"``, and the instance has not ended.
             CodecError: An argument does not fit its annotation; the message names the field. Nothing is stored.
-            PayloadTooLargeError: The arguments are over the limit.
+            PayloadTooLargeError: The arguments are over the limit, or the tags.
+            ValueError: The id, ``start_at``, ``delay``, ``timeout`` or ``priority`` can't be used; the message says
+                why.
             TypeError: Not the call of a workflow.
-            ValueError: The id can't be one, or ``timeout`` is not positive.
         """
         if not isinstance(call, WorkflowCall):
             msg = f"start({call!r}) needs the call of a workflow, such as start(fulfil(order))"
             raise TypeError(msg)
         chosen = random_bytes(16).hex() if id is None else id
         check_instance_id(chosen)
+        now = self._clock.now()
+        due = due_at(start_at, delay, now)
+        priority = check_priority(priority)
+        checked_tags = check_start_tags(tags, "start(tags=...)")
         definition = call.definition
         subject = definition.arguments_subject
         payload = definition.signature.bind_encode(self._codec, call.args, call.kwargs, subject)
@@ -160,23 +188,26 @@ class Client:
             msg = f"start(timeout={timeout!r}): a time limit has to be positive"
             raise ValueError(msg)
         call.close()
-        now = self._clock.now()
         new = NewInstance(
             id=chosen,
             execution_id=int.from_bytes(random_bytes(8), "big") >> 2,
             workflow=definition.name,
             version=definition.version,
             input=payload,
-            wake_at=now,
+            wake_at=due,
             deadline=None if limit is None else now + limit,
+            priority=priority,
+            tags=checked_tags,
         )
-        created = await self._create(new, on_conflict)
+        created = await self._create(new, on_conflict, is_delayed=due > now)
         key = created.instance.key if created.is_new else None
         return Handle(self, chosen, self._decoder(definition.name, definition.version), key=key)
 
-    async def _create(self, new: NewInstance, on_conflict: Literal["raise", "attach", "restart"]) -> Creation:
+    async def _create(
+        self, new: NewInstance, on_conflict: Literal["raise", "attach", "restart"], *, is_delayed: bool
+    ) -> Creation:
         """Create an instance, owned by this process's worker from the beginning if it serves the workflow."""
-        local = self._local
+        local = None if is_delayed else self._local
         session = None if local is None else local.begin_start(new.execution_id, new.workflow, new.version)
         if local is None or session is None:
             created = await self.storage.create(new, on_conflict)
@@ -410,7 +441,7 @@ class Client:
         self._on_change()
 
     async def purge(self, id: str) -> None:
-        """Delete an instance that has ended, with its history and inbox.
+        """Delete an instance that has ended, with its history, archived runs, tags and inbox.
 
         Raises:
             InstanceNotFoundError: No instance has the id.
@@ -427,18 +458,26 @@ class Client:
         workflow: str | None = None,
         status: str | None = None,
         id_prefix: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        custom_status: object = None,
+        after: str | None = None,
         limit: int = 100,
     ) -> list[InstanceInfo]:
-        """List instances in the order of their start.
+        """List instances in the order of their start; filters that are given must all fit.
 
         Args:
             workflow: Only those of this workflow.
             status: Only those with this status, such as ``"running"``.
             id_prefix: Only those whose id begins so.
+            tags: Only those with all of these tags.
+            custom_status: Only those whose custom status is this value now; None: any.
+            after: Only those after the instance with this `InstanceInfo.cursor`: the next page.
             limit: At most so many, from 1.
 
         Raises:
-            ValueError: There is no such status.
+            ValueError: There is no such status, or no listing has given this cursor.
+            CodecError: The tags are no printable strings, or the custom status can't be encoded.
+            PayloadTooLargeError: No tag or custom status can be as large.
         """
         statuses = None
         if status is not None:
@@ -446,7 +485,11 @@ class Client:
                 msg = f"{status!r} is no status: use one of {', '.join(s.name.lower() for s in Status)}"
                 raise ValueError(msg)
             statuses = frozenset({Status[status.upper()]})
-        rows = await self.storage.list(InstanceFilter(workflow, statuses, id_prefix), limit=limit)
+        shown = None
+        if custom_status is not None:
+            shown = encode_custom_status(self._codec, custom_status, "list(custom_status=...)")
+        where = InstanceFilter(workflow, statuses, id_prefix, check_start_tags(tags, "list(tags=...)"), shown)
+        rows = await self.storage.list(where, after=key_of(after), limit=limit)
         return [info_of(cast("Any", row)) for row in rows]
 
 

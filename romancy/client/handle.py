@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 T = TypeVar("T")
+_TOO_LONG = 19
+"""Digits of a key that would not fit into 64 bits."""
 
 _ERRORS: dict[Status, type[WorkflowFailedError]] = {
     Status.FAILED: WorkflowFailedError,
@@ -60,6 +62,10 @@ class InstanceInfo(msgspec.Struct, frozen=True):
         recoveries: How often its worker has died under it since it last got on.
         failure: Why it is blocked; None if it is not.
         deadline: When its time limit is reached; None: it has none.
+        priority: From -2 to 2; a higher one is claimed first.
+        custom_status: What its code has set by `set_custom_status`, as plain JSON types; None: nothing.
+        tags: What it was started with and its code has set by `set_tags`.
+        cursor: Where a listing goes on after it: ``client.list(after=info.cursor)``.
         created_at: When it was started.
         started_at: When its run began; None: not yet.
         closed_at: When it ended; None: not yet.
@@ -77,10 +83,26 @@ class InstanceInfo(msgspec.Struct, frozen=True):
     unread: int
     recoveries: int
     failure: Failure | None
+    priority: int
+    custom_status: object
+    tags: dict[str, str]
+    cursor: str
     created_at: datetime
     started_at: datetime | None
     closed_at: datetime | None
     deadline: datetime | None = None
+
+
+class RunInfo(msgspec.Struct, frozen=True):
+    """A run of an instance whose history can be read.
+
+    Attributes:
+        run: Its number, from 0.
+        closed_at: When `recur` closed it; None: it is the latest run.
+    """
+
+    run: int
+    closed_at: datetime | None
 
 
 class HistoryEvent(msgspec.Struct, frozen=True):
@@ -102,6 +124,20 @@ def _instant_or_none(stamp: int | None) -> datetime | None:
     return None if stamp is None else _instant(stamp)
 
 
+def key_of(cursor: str | None) -> int:
+    """Return the key that a listing begins after.
+
+    Raises:
+        ValueError: It is no cursor.
+    """
+    if cursor is None:
+        return 0
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < _TOO_LONG):
+        msg = f"{cursor!r} is no cursor: pass the cursor of the last InstanceInfo of the page before"
+        raise ValueError(msg)
+    return int(cursor)
+
+
 def info_of(instance: Instance) -> InstanceInfo:
     """Return a row as people read it."""
     waiting_on: object = msgspec.json.decode(instance.waiting_on) if instance.waiting_on else []
@@ -118,6 +154,10 @@ def info_of(instance: Instance) -> InstanceInfo:
         unread=instance.inbox_seq - instance.inbox_seen,
         recoveries=instance.recoveries,
         failure=decode_failure(instance.reason) if instance.reason else None,
+        priority=instance.priority,
+        custom_status=msgspec.json.decode(instance.custom_status) if instance.custom_status else None,
+        tags=msgspec.json.decode(instance.tags, type=dict[str, str]) if instance.tags else {},
+        cursor=f"{instance.key:d}",
         created_at=_instant(instance.created_at),
         started_at=_instant_or_none(instance.started_at),
         closed_at=_instant_or_none(instance.closed_at),
@@ -205,7 +245,8 @@ class Handle(Generic[R]):
         """Ask the database how the instance ended or why it is blocked; None if it goes on."""
         row = await self._row()
         if row.status is Status.BLOCKED:
-            return Ended(row.status, row.reason)
+            # A mended deploy: what is about to be tried again is blocked in the database only.
+            return None if self._client.is_about_to_unblock(row) else Ended(row.status, row.reason)
         if not row.status.is_closed:
             return None
         events = await self._client.storage.history(row.key, run=row.run, after=row.next_seq - 2)
@@ -242,13 +283,38 @@ class Handle(Generic[R]):
         """
         return info_of(await self._row())
 
-    async def history(self) -> list[HistoryEvent]:
-        """Return what the current run has recorded, in order.
+    async def runs(self, *, limit: int = 100) -> list[RunInfo]:
+        """Return the runs whose history is kept, the newest first: the latest, and those that `recur` has closed.
+
+        A closed run is kept for the App's ``archive_retention``.
+
+        Args:
+            limit: At most so many, from 1.
 
         Raises:
             InstanceNotFoundError: No instance has the id.
         """
         row = await self._row()
+        kept = await self._client.storage.kept_runs(row.key, before=row.run, limit=limit - 1)
+        return [RunInfo(row.run, None), *(RunInfo(run.run, _instant(run.closed_at)) for run in kept)]
+
+    async def history(self, *, run: int | None = None) -> list[HistoryEvent]:
+        """Return what a run has recorded, in order.
+
+        Args:
+            run: The run's number, from 0; None: the latest.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id, or nothing is kept of that run.
+        """
+        row = await self._row()
+        events = await self._client.storage.history(row.key, run=row.run if run is None else run)
+        if not events and run not in {None, row.run}:
+            msg = (
+                f"no history is kept of run {run} of instance {self.id!r}, whose latest run is {row.run}: "
+                "closed runs are removed after the App's archive_retention"
+            )
+            raise InstanceNotFoundError(msg)
         return [
             HistoryEvent(
                 seq=event.seq,
@@ -258,7 +324,7 @@ class Handle(Generic[R]):
                 activity_id=event.activity_id,
                 payload=None if event.payload is None else event.payload.decode(),
             )
-            for event in await self._client.storage.history(row.key, run=row.run)
+            for event in events
         ]
 
     async def cancel(self, reason: str = "", *, grace: timedelta | float | None = None) -> None:

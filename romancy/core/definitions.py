@@ -343,6 +343,18 @@ def activity(
     return _activity(fn, name, options, _callers_locals())
 
 
+def _checked_version(version: str, workflow: str) -> str:
+    given = cast("object", version)
+    is_text = isinstance(given, str)
+    if not is_text or not 0 < len(version) <= _LONGEST_NAME or any(c.isspace() or not c.isprintable() for c in version):
+        msg = (
+            f"{version!r} can't be a version of workflow {workflow!r}: use a string of 1 to {_LONGEST_NAME} printable "
+            'characters without spaces, such as "2"'
+        )
+        raise DefinitionError(msg)
+    return version
+
+
 def _workflow(
     fn: Callable[P, Coroutine[object, object, R]],
     name: str | None,
@@ -353,7 +365,7 @@ def _workflow(
     if not inspect.iscoroutinefunction(fn):
         msg = f"workflow {chosen!r} is not an 'async def': only a coroutine function can wait durably"
         raise DefinitionError(msg)
-    definition = Workflow(fn, chosen, version, Signature(fn, namespace=namespace))
+    definition = Workflow(fn, chosen, _checked_version(version, chosen), Signature(fn, namespace=namespace))
     registry.add_workflow(cast("Workflow[..., object]", definition))
     return definition
 
@@ -385,10 +397,12 @@ def workflow(
     Args:
         fn: The function, when the decorator is used bare.
         name: Its name in the database; by default the function's.
-        version: A run stays on the version that it was started with.
+        version: Several versions of a name may be declared side by side. A run stays on the version that it was
+            started with; `recur` moves to the newest in natural order: ``"10"`` is newer than ``"9"``.
 
     Raises:
-        DefinitionError: Not an ``async def``, or name and version are taken by a function elsewhere.
+        DefinitionError: Not an ``async def``, no version can be called so, or name and version are taken by a
+            function elsewhere.
     """
     if fn is None:
         return _WorkflowDecorator(name, version)

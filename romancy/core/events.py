@@ -29,6 +29,7 @@ class EventKind(IntEnum):
     TOPIC_PUBLISHED = 12
     SUBSCRIBED = 13
     MESSAGE_TRIED = 14
+    PATCHED = 15
     TIME_LIMIT_REACHED = 16
     RUN_COMPLETED = 20
     RUN_FAILED = 21
@@ -41,7 +42,7 @@ class EventKind(IntEnum):
     TIMER_CANCELLED = 42
 
 
-MARKERS = frozenset({EventKind.SIDE_EFFECT, EventKind.MESSAGE_TRIED})
+MARKERS = frozenset({EventKind.SIDE_EFFECT, EventKind.MESSAGE_TRIED, EventKind.PATCHED})
 CLOSINGS = frozenset(
     {
         EventKind.RUN_COMPLETED,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
 import msgspec
@@ -47,6 +47,7 @@ class NewInstance(msgspec.Struct, frozen=True):
     """An instance to be created. ``input`` is encoded; ``execution_id`` is a random 62-bit number.
 
     With a ``session`` that is live it is created as owned by it: RUNNING, and begun now.
+    Of what is due, a higher ``priority`` is claimed first.
     """
 
     id: str
@@ -59,10 +60,12 @@ class NewInstance(msgspec.Struct, frozen=True):
     session: int | None = None
     parent: int | None = None
     deadline: int | None = None
+    priority: int = 0
+    tags: Mapping[str, str] = {}
 
 
 class Instance(msgspec.Struct, frozen=True):
-    """An instance's row; ``deadline`` is its time limit."""
+    """An instance's row; ``deadline`` is its time limit, ``custom_status`` and ``tags`` are JSON."""
 
     key: int
     id: str
@@ -88,6 +91,16 @@ class Instance(msgspec.Struct, frozen=True):
     started_at: int | None
     closed_at: int | None
     deadline: int | None = None
+    priority: int = 0
+    custom_status: bytes | None = None
+    tags: str | None = None
+
+
+class KeptRun(msgspec.Struct, frozen=True):
+    """A run that recur has closed and whose history is still kept."""
+
+    run: int
+    closed_at: int
 
 
 class InboxItem(msgspec.Struct, frozen=True):
@@ -196,11 +209,16 @@ class Creation(msgspec.Struct, frozen=True):
 
 
 class InstanceFilter(msgspec.Struct, frozen=True):
-    """Which instances to list; None admits every value."""
+    """Which instances to list; None admits every value.
+
+    An instance must have all of the ``tags``, and exactly this ``custom_status``, in the canonical JSON that is stored.
+    """
 
     workflow: str | None = None
     statuses: frozenset[Status] | None = None
     id_prefix: str | None = None
+    tags: Mapping[str, str] = {}
+    custom_status: bytes | None = None
 
 
 class PostResult(IntEnum):
@@ -219,6 +237,18 @@ class NextRun(msgspec.Struct, frozen=True):
     workflow: str
     version: str
     input: bytes
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """What a turn shows of its run to clients; None leaves what was shown before.
+
+    Attributes:
+        custom_status: JSON, in canonical form.
+        tags: Tags to set by name; those with None are removed, the others stay.
+    """
+
+    custom_status: bytes | None = None
+    tags: Mapping[str, str | None] | None = None
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -244,6 +274,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         build: The build that blocked it.
         next_run: The run that recur opens; ``status`` is then RUNNING.
         silenced: Activities that have ended, or whose attempt has: their heartbeats are deleted.
+        shown: What clients can read and filter by from now on.
     """
 
     key: int
@@ -266,6 +297,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     next_run: NextRun | None = None
     orders: Sequence[Order] = ()
     silenced: Sequence[str] = ()
+    shown: Shown | None = None
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):

@@ -23,6 +23,8 @@ from romancy.replay.inbox import Inbox
 from romancy.replay.limits import Limits
 from romancy.replay.loop import ReplayLoop
 from romancy.replay.operations import Operations, command_of
+from romancy.replay.patching import Patching
+from romancy.replay.showing import Showing
 from romancy.replay.suspend import SuspendKind, SuspendSignal
 from romancy.replay.timers import DurableTimers
 from romancy.replay.turn import RunBlocked, Turn
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from romancy.core.codec import Codec, What
     from romancy.core.commands import RunActivity
     from romancy.core.definitions import Workflow
+    from romancy.core.records import Shown
     from romancy.replay.guard import Guard
     from romancy.replay.journal import Journal, RecordedTurn
 
@@ -78,6 +81,7 @@ class Execution:
         payload_limit: int = DEFAULT_PAYLOAD_LIMIT,
         after_failure: AfterFailure = _fails,
         deadline: int | None = None,
+        newest: Callable[[Workflow[..., Any]], Workflow[..., Any]] | None = None,
     ) -> None:
         """Prepare the run; its code starts with the first turn.
 
@@ -93,6 +97,7 @@ class Execution:
             after_failure: Asked about attempts that failed outside; what it decides is recorded. By default they are
                 not repeated.
             deadline: The run's time limit in epoch microseconds; None: it has none.
+            newest: Returns the newest version of a workflow, which recur moves to; by default the one that it is given.
         """
         self.workflow = workflow
         self.input = input
@@ -112,6 +117,10 @@ class Execution:
         self.closing: Closing | None = None
         self.turn = 0
         self.journal: Journal | None = None
+        self.has_parked = False
+        self._newest = newest
+        self._patching: Patching | None = None
+        self._showing: Showing | None = None
         self._closer = Closer(self)
         self.undoing = Undoing(self)
         self.limits = Limits(self, self._closer)
@@ -126,8 +135,11 @@ class Execution:
 
     @property
     def is_replaying(self) -> bool:
-        """Whether the code is running through what was recorded."""
-        return self.journal is not None
+        """Whether the code is running through what it has done before.
+
+        That may be what was recorded, or a first turn that nothing is recorded of but that the run has parked.
+        """
+        return self.journal is not None or (self.has_parked and self.turn == 1)
 
     def identify(self, call: Call[object]) -> None:
         """Give a call its id, by its position in the running task's scope, and its hash.
@@ -171,7 +183,7 @@ class Execution:
             except NondeterminismError as exc:
                 self.fail_turn(exc)
         value = make()
-        self._turning.notes.append(Note(kind, activity_id, value))
+        self.note(Note(kind, activity_id, value))
         return value
 
     def try_receive(self, channel: str, mailbox: str) -> bytes:
@@ -190,6 +202,32 @@ class Execution:
             return message.envelope
 
         return self.marker(EventKind.MESSAGE_TRIED, CallKind.TRY_RECEIVE, channel, make)
+
+    @property
+    def patching(self) -> Patching:
+        """Which patches the run takes."""
+        if self._patching is None:
+            self._patching = Patching(self)
+        return self._patching
+
+    @property
+    def showing(self) -> Showing:
+        """What the run shows to clients."""
+        if self._showing is None:
+            self._showing = Showing(self)
+        return self._showing
+
+    def take_shown(self) -> Shown | None:
+        """Return what the turn shows to clients, once."""
+        return None if self._showing is None else self._showing.take()
+
+    def newest_of(self, workflow: Workflow[..., Any]) -> Workflow[..., Any]:
+        """Return the version of a workflow that its next run is to have."""
+        return workflow if self._newest is None else self._newest(workflow)
+
+    def note(self, note: Note) -> None:
+        """Record a marker where the code is."""
+        self._turning.notes.append(note)
 
     def refuse_if_poisoned(self) -> None:
         """Raise `SuspendSignal` if the run is leaving memory: for what can't hang instead, as it is no coroutine."""
@@ -303,4 +341,5 @@ class Execution:
         self.loop.tasks.clear()
         # What refers to the run lets go of it: it is gone at once, not when the garbage collector comes round.
         del self.loop.romancy_run, self.operations, self._closer, self._turning, self.undoing, self.limits
+        self._patching = self._showing = None
         return warnings

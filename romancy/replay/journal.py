@@ -28,6 +28,7 @@ from romancy.core.events import (
 )
 from romancy.errors import NondeterminismError
 from romancy.replay.locations import author_location
+from romancy.replay.patching import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -132,9 +133,12 @@ def turns_of(events: Iterable[Event]) -> list[RecordedTurn]:
 
 
 class Journal:
-    """Check what the code asks for against what is recorded, and hold the recorded markers."""
+    """Check what the code asks for against what is recorded, and hold the recorded markers.
 
-    __slots__ = ("_ended", "_markers", "_recorded")
+    ``turn`` is the number of the turn that is gone through.
+    """
+
+    __slots__ = ("_ended", "_markers", "_patches", "_recorded", "_unmet", "turn")
 
     def __init__(self, events: Sequence[Event], ahead: Sequence[Event] = ()) -> None:
         """Index a history.
@@ -146,9 +150,13 @@ class Journal:
         self._recorded: dict[str, tuple[CallKind, str]] = {}
         self._markers: dict[str, bytes] = {}
         self._ended: set[str] = set()
+        self._patches: dict[str, int] = {}
+        self.turn = 0
         for event in (*events, *ahead):
             kind = _OPERATION_KIND.get(event.kind)
             if kind is None or event.activity_id is None:
+                if event.kind == EventKind.PATCHED and event.activity_id is not None:
+                    self._patches[event.activity_id.removeprefix(PREFIX)] = event.turn
                 continue
             position, _, name = event.activity_id.partition(":")
             self._recorded[position] = (kind, name)
@@ -156,6 +164,7 @@ class Journal:
                 self._ended.add(event.activity_id)
             elif event.kind in MARKERS:
                 self._markers[event.activity_id] = event.payload or b"null"
+        self._unmet = dict.fromkeys(self._patches)
 
     def has_end_of(self, activity_id: str) -> bool:
         """Tell whether the outcome of an activity or a request is recorded."""
@@ -168,7 +177,7 @@ class Journal:
             return
         location = author_location()
         was, asked = f"{recorded[0].value} {recorded[1]!r}", f"{kind.value} {name!r}"
-        msg = f"{position}: history records {was}, but the code at {location} asks for {asked}: {_MEND}"
+        msg = f"{position}: history records {was}, but the code at {location} asks for {asked}: {_MEND}{self.hint()}"
         raise NondeterminismError(msg, position, was, asked, location)
 
     def take_marker(self, activity_id: str) -> bytes:
@@ -182,15 +191,55 @@ class Journal:
             raise missing(activity_id, author_location())
         return value
 
+    def meet_patch(self, patch: str) -> bool:
+        """Tell whether a patch is recorded that the code asks for.
+
+        Raises:
+            NondeterminismError: It was recorded later than now: it is asked for at a place that the run had passed
+                without it.
+        """
+        recorded = self._patches.get(patch)
+        if recorded is None:
+            return False
+        self._unmet.pop(patch, None)
+        if recorded <= self.turn:
+            return True
+        location = author_location()
+        msg = (
+            f"the code at {location} asks patched({patch!r}) in turn {self.turn}, but the run went by there without "
+            f"it: history records the patch in turn {recorded}: give the new place a patch id of its own"
+        )
+        raise NondeterminismError(msg, PREFIX + patch, PREFIX + patch, PREFIX + patch, location)
+
+    def hint(self) -> str:
+        """Return what to add to an error if the reason may be a patch that the code does not ask for any more."""
+        return "".join(
+            f"; history also records that the run took patch {patch!r}, which the code has not asked for: if "
+            f"patched({patch!r}) was removed, put it back"
+            for patch in self._unmet
+            if self._patches[patch] <= self.turn
+        )
+
     def finish(self) -> None:
         """Raise `NondeterminismError` if a recorded marker was not reached."""
+        for patch in self._unmet:
+            raise _unpatched(patch)
         for activity_id in self._markers:
             raise unreached(activity_id)
 
 
-def unreached(activity_id: str) -> NondeterminismError:
+def _unpatched(patch: str) -> NondeterminismError:
+    msg = (
+        f"history records that the run took patch {patch!r}, but the code no longer asks patched({patch!r}): put the "
+        "call back until every run that has recorded it has ended, or deploy the code without it as a new version of "
+        "the workflow beside this one"
+    )
+    return NondeterminismError(msg, PREFIX + patch, f"patch {patch!r}")
+
+
+def unreached(activity_id: str, hint: str = "") -> NondeterminismError:
     """Return the error for a recorded id that the code does not get to any more."""
-    msg = f"{activity_id}: history records it, but the code no longer gets there: {_MEND}"
+    msg = f"{activity_id}: history records it, but the code no longer gets there: {_MEND}{hint}"
     return NondeterminismError(msg, activity_id, activity_id)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from romancy.core.commands import Command
 from romancy.core.events import Note
 from romancy.core.failures import Failure
+from romancy.core.records import Shown
 from romancy.replay.closing import Closing
 
 
@@ -31,6 +32,7 @@ class Turn(NamedTuple):
         commands: What it asks for, in the order of the asking.
         closing: How the run ended, if it did; its event is the last note.
         blocked: Why the run can't go on, if it can't; it must then leave memory.
+        shown: What clients can read of the run from its commit on, if that changes.
     """
 
     number: int
@@ -41,3 +43,4 @@ class Turn(NamedTuple):
     commands: list[Command]
     closing: Closing | None
     blocked: Failure | None
+    shown: Shown | None = None

@@ -69,7 +69,7 @@ class Turning:
         elif run.turn != number:
             loop.set_stamp(before)  # nothing has happened, and a replay will not know of it
         commands = list(run.operations.commands.values())
-        return Turn(number, loop.stamp, self.notes, 0, self.consumed, commands, run.closing, None)
+        return Turn(number, loop.stamp, self.notes, 0, self.consumed, commands, run.closing, None, run.take_shown())
 
     def _kept(self, releases: Sequence[Arrival]) -> list[Note]:
         """Return, of the releases of a turn that failed, the results that must not be lost with it."""
@@ -98,6 +98,7 @@ class Turning:
         run.journal = Journal(done, ahead)
         run.loop.is_muted = True
         for turn in turns:
+            run.journal.turn = turn.number
             run.loop.set_stamp(turn.stamp)
             self._run_turn(turn.releases, True, guard)  # noqa: FBT003 - the routine that a live turn uses
             if self.fatal is not None:
@@ -163,7 +164,7 @@ class Turning:
                 run.turn = number
                 self._drain()
             elif not run.operations.was_withdrawn(activity_id := note_of(release).activity_id):
-                raise unreached(activity_id or "cancel")
+                raise unreached(activity_id or "cancel", run.journal.hint() if run.journal is not None else "")
 
     def _go_on(self, todo: deque[Arrival], number: int) -> None:
         """Release what has come, and messages of the inbox as soon as a receive waits for them."""

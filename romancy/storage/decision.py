@@ -12,9 +12,19 @@ from typing import TYPE_CHECKING, assert_never
 import msgspec
 
 from romancy.core.events import Event, EventKind, SendOutcome
-from romancy.core.records import LEAVE, Accepted, Entry, InboxKind, Rejected, Status
+from romancy.core.records import LEAVE, Accepted, Entry, InboxKind, Rejected, Shown, Status
 from romancy.core.requests import ChildOutcome, Order, Publish, Send, StartChild, Subscribe
-from romancy.storage.rows import Advance, ChildRow, HistoryRow, MessageRow, Opening, Reach, Row, Settlement
+from romancy.storage.rows import (
+    Advance,
+    ArchiveRow,
+    ChildRow,
+    HistoryRow,
+    MessageRow,
+    Opening,
+    Reach,
+    Row,
+    Settlement,
+)
 from romancy.storage.topics import Topics
 from romancy.storage.waking import parked_until, wake_for_mail
 
@@ -46,6 +56,8 @@ class Decision(msgspec.Struct, frozen=True):
     orders: list[tuple[int, int, Order]]
     closings: list[int]
     silenced: list[tuple[int, int, str]] = []
+    archives: list[ArchiveRow] = []
+    shown: list[tuple[int, Shown]] = []
 
 
 OUTCOMES: dict[type[Request], EventKind] = {
@@ -139,6 +151,8 @@ def decide(
         [(entry.key, entry.run, order) for entry in batch.applied for order in entry.orders],
         [entry.key for entry in batch.applied if entry.status.is_closed and rows[entry.key].ties],
         batch.silenced,
+        batch.archives,
+        batch.shown,
     )
 
 
@@ -188,6 +202,8 @@ class _Batch:
         self.reaches: list[Reach] = []
         self.openings: list[Opening] = []
         self.silenced: list[tuple[int, int, str]] = []
+        self.archives: list[ArchiveRow] = []
+        self.shown: list[tuple[int, Shown]] = []
 
     def apply(self, entry: Entry) -> list[Event]:
         """Take an entry that holds; return its requests' outcomes."""
@@ -215,6 +231,8 @@ class _Batch:
         if draft.status != Status.PAUSED or entry.status is not Status.RUNNING:
             draft.status = entry.status  # a pause stays until it is taken back, whatever turn was under way
         draft.inbox_seen = max(draft.inbox_seen, entry.inbox_seen)
+        if entry.shown is not None:
+            self.shown.append((entry.key, entry.shown))
         if draft.next_seq > entry.seq:
             draft.recoveries = 0
         return outcomes
@@ -246,6 +264,7 @@ class _Batch:
             draft.session = None
         if (following := entry.next_run) is not None:
             draft.next_seq = draft.drained_seq = 0
+            self.archives.append(ArchiveRow(entry.key, entry.run, self.now))
             self.openings.append(
                 Opening(
                     entry.run + 1,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Heartbeat,
         Instance,
         InstanceFilter,
+        KeptRun,
         Mail,
         NewInstance,
         Post,
@@ -202,12 +203,31 @@ class Storage(Protocol):
         """
         ...
 
+    async def prune(self, *, archives: timedelta | None, deliveries: timedelta | None, limit: int) -> int:
+        """Remove what has been kept for long enough, the oldest first; safe to call from any number of workers.
+
+        Args:
+            archives: How long the history of a run that recur has closed is kept; None: for ever.
+            deliveries: How long the id of a message that was posted or published is kept; None: for ever. After that
+                another message with the id is delivered again. What was published to a channel to which nobody has
+                subscribed is kept as long.
+            limit: About how many rows to remove at most, at least 1: a transaction stays short.
+
+        Returns:
+            How many rows were removed; less than ``limit`` when nothing is left to remove.
+        """
+        ...
+
     async def get(self, id: str) -> Instance | None:
         """Read an instance's row."""
         ...
 
     async def history(self, key: int, *, run: int | None = None, after: int = -1) -> list[Event]:
         """Read the events with ``seq > after`` of a run (None: the current one), ordered by seq."""
+        ...
+
+    async def kept_runs(self, key: int, *, before: int, limit: int) -> list[KeptRun]:
+        """Read which of the runs that recur has closed are still kept, of those before a run; the newest first."""
         ...
 
     async def list(self, where: InstanceFilter, *, after: int = 0, limit: int = 100) -> list[Instance]:
@@ -256,7 +276,7 @@ class Storage(Protocol):
         ...
 
     async def purge(self, id: str) -> None:
-        """Delete an instance that has ended, with its history and inbox.
+        """Delete an instance that has ended, with its history, archived runs, tags and inbox.
 
         Raises:
             InstanceNotFoundError: No instance has the id.

@@ -131,6 +131,22 @@ class Reach(NamedTuple):
     key: int
 
 
+class ShownRow(NamedTuple):
+    """What an instance shows from now on: a custom status (None: as before), and tags as a JSON merge patch."""
+
+    custom_status: bytes | None
+    tags: str
+    key: int
+
+
+class ArchiveRow(NamedTuple):
+    """A run that recur has closed."""
+
+    key: int
+    run: int
+    closed_at: int
+
+
 class Opening(NamedTuple):
     """An instance whose next run begins."""
 

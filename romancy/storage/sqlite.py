@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from romancy.core.clock import Clock, SystemClock
 from romancy.core.events import Event
 from romancy.core.records import HandedOut, Status
-from romancy.storage import sqlite_claims, sqlite_commit, sqlite_instances, sqlite_sessions, sqlite_topics
+from romancy.storage import (
+    sqlite_claims,
+    sqlite_commit,
+    sqlite_instances,
+    sqlite_retention,
+    sqlite_sessions,
+    sqlite_topics,
+)
 from romancy.storage.sql import history, instances, topics
 from romancy.storage.sqlite_file import connect_reader, connect_writer, locate
 from romancy.storage.sqlite_thread import SqliteThread
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
         Heartbeat,
         Instance,
         InstanceFilter,
+        KeptRun,
         Mail,
         NewInstance,
         Post,
@@ -42,6 +50,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MICROSECOND = timedelta(microseconds=1)
+_BEGINNING = -1
+"""Before everything."""
 
 # In seconds.
 _SHORTEST_POLL = 0.002
@@ -189,6 +199,23 @@ class SqliteStorage:
             lambda c: sqlite_sessions.block_unserved(c, due_before, self._clock.now(), is_spared)
         )
 
+    async def prune(self, *, archives: timedelta | None, deliveries: timedelta | None, limit: int) -> int:
+        """Remove closed runs and ids of delivered messages that have been kept for long enough, the oldest first.
+
+        Returns:
+            How many rows were removed; less than ``limit`` when nothing is left to remove.
+        """
+
+        def work(connection: sqlite3.Connection) -> int:
+            now = self._clock.now()
+            until = [
+                _BEGINNING if kept is None else max(now - kept // _MICROSECOND, _BEGINNING)
+                for kept in (archives, deliveries)
+            ]
+            return sqlite_retention.prune(connection, until[0], until[1], limit)
+
+        return await self._writer.write(work)
+
     # What clients do
 
     async def create(self, new: NewInstance, on_conflict: Literal["raise", "attach", "restart"] = "raise") -> Creation:
@@ -325,6 +352,10 @@ class SqliteStorage:
             return {key: Status(status) for key, status in found}
 
         return await self._reader.read(work)
+
+    async def kept_runs(self, key: int, *, before: int, limit: int) -> list[KeptRun]:
+        """Read which of the runs that recur has closed are still kept, of those before a run; the newest first."""
+        return await self._reader.read(lambda c: sqlite_retention.kept_runs(c, key, before, limit))
 
     async def list(self, where: InstanceFilter, *, after: int = 0, limit: int = 100) -> list[Instance]:
         """Read instances with ``key > after``, ordered by key."""

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 import msgspec
 
 from romancy.core.events import Event
-from romancy.core.records import LEAVE, Accepted, Entry, NewInstance, Refused, Rejected, Status
+from romancy.core.records import LEAVE, Accepted, Entry, NewInstance, Refused, Rejected, Shown, Status
 from romancy.core.requests import Publish, Send, StartChild, Subscribe
 from romancy.storage.decision import decide, events_of, has_mail, holds, is_advance
-from romancy.storage.rows import ChannelRow, HistoryRow, Row, SubscriptionRow
-from romancy.storage.sql import children, heartbeats, history, instances, messages, topics
+from romancy.storage.rows import ChannelRow, HistoryRow, Row, ShownRow, SubscriptionRow
+from romancy.storage.sql import archives, children, heartbeats, history, instances, messages, tags, topics
 from romancy.storage.sqlite_effects import Effects
 from romancy.storage.sqlite_instances import insert
 from romancy.storage.sqlite_sessions import fence
@@ -87,6 +87,7 @@ def plain_of(connection: sqlite3.Connection, session: int, entries: Sequence[Ent
         if not entry.consumed
         and not entry.silenced
         and entry.next_run is None
+        and entry.shown is None
         and (entry.wake_at != LEAVE or entry.status.is_closed or is_advance(entry))
         and entry.key not in with_mail
     ]
@@ -159,6 +160,7 @@ def write_decided(connection: sqlite3.Connection, session: int, entries: Sequenc
         (instances.SETTLE, decision.settlements),
         (instances.REACH, decision.reaches),
         (instances.OPEN_RUN, decision.openings),
+        (archives.INSERT, decision.archives),
         (history.INSERT, decision.events),
         (messages.DELETE_ONE, decision.consumed),
         (messages.INSERT, decision.messages),
@@ -172,6 +174,8 @@ def write_decided(connection: sqlite3.Connection, session: int, entries: Sequenc
     ):
         if values:
             connection.executemany(statement, values)
+    for key, shown in decision.shown:
+        _show(connection, key, shown)
     return _with_effects(connection, entries, decision, now)
 
 
@@ -267,6 +271,14 @@ def _tied(decision: Decision) -> set[int]:
     for link in decision.children:
         tied |= {link.parent, link.child}
     return tied
+
+
+def _show(connection: sqlite3.Connection, key: int, shown: Shown) -> None:
+    """Write what an instance shows: its row's JSON for reading, and a row per tag for finding it."""
+    changed = shown.tags or {}
+    connection.execute(instances.SHOW, ShownRow(shown.custom_status, json.dumps(changed), key))
+    connection.executemany(tags.SET, [(key, name, value) for name, value in changed.items() if value is not None])
+    connection.executemany(tags.REMOVE, [(key, name) for name, value in changed.items() if value is None])
 
 
 def _write(connection: sqlite3.Connection, session: int, entries: Sequence[Entry], now: int) -> list[Answer]:

@@ -16,7 +16,7 @@ from romancy.errors import (
     WorkflowBlockedError,
 )
 from romancy.storage.rows import ChannelRow, MessageRow, Row
-from romancy.storage.sql import children, heartbeats, history, instances, messages, sessions, topics
+from romancy.storage.sql import archives, children, heartbeats, history, instances, messages, sessions, tags, topics
 from romancy.storage.sqlite_claims import instance_of
 from romancy.storage.sqlite_effects import Effects
 
@@ -89,12 +89,17 @@ def insert(connection: sqlite3.Connection, new: NewInstance, now: int) -> Instan
         "runtime": None if owner is None else owner[0],
         "parent": new.parent,
         "ties": int(new.parent is not None),
+        "priority": new.priority,
+        "tags": json.dumps(new.tags) if new.tags else None,
     }
     inserted = connection.execute(instances.INSERT, [values[name] for name in instances.NEW])
     if not inserted.rowcount:
         return None
     values["key"] = inserted.lastrowid
     del values["parent"], values["ties"]
+    if new.tags:
+        rows = [(inserted.lastrowid, name, value) for name, value in new.tags.items()]
+        connection.executemany(tags.SET, rows)
     return Instance(**cast("Any", values))
 
 
@@ -206,14 +211,19 @@ def page(connection: sqlite3.Connection, where: InstanceFilter, after: int, limi
         has_workflow=where.workflow is not None,
         has_statuses=where.statuses is not None,
         has_prefix=bool(where.id_prefix),
+        has_custom_status=where.custom_status is not None,
+        tags=len(where.tags),
     )
-    values: list[object] = [after]
+    values: list[object] = [part for tag in where.tags.items() for part in tag]
+    values.append(after)
     if where.workflow is not None:
         values.append(where.workflow)
     if where.statuses is not None:
         values.append(json.dumps(sorted(where.statuses)))
     if where.id_prefix:
         values += [where.id_prefix, where.id_prefix + _LAST_CHARACTER]
+    if where.custom_status is not None:
+        values.append(where.custom_status)
     return [instance_of(row) for row in connection.execute(statement, (*values, limit))]
 
 
@@ -231,11 +241,13 @@ def _purge(connection: sqlite3.Connection, target: Instance) -> None:
         )
     for statement in (
         history.DELETE,
+        archives.DELETE,
         messages.DELETE,
         messages.DELETE_DELIVERIES,
         children.DELETE_OF_PARENT,
         children.DELETE_OF_CHILD,
         heartbeats.DELETE,
+        tags.DELETE,
         instances.DELETE,
     ):
         connection.execute(statement, (target.key,))

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, cast
 
 from romancy.core.failures import Failure, encode_failure
+from romancy.core.versions import version_key
 from romancy.errors import SessionLostError
 from romancy.storage.sql import instances, sessions
 
@@ -89,7 +90,9 @@ def block_unserved(
     for workflow, version, priority in _lanes(connection):
         if (workflow, version) in served or is_spared(workflow, version):
             continue
-        message = f"no worker serves workflow {workflow!r}, version {version!r}; deploy one that does"
+        others = sorted((v for w, v in served if w == workflow), key=version_key)
+        besides = f" (there are workers for its versions {', '.join(map(repr, others))})" if others else ""
+        message = f"no worker serves workflow {workflow!r}, version {version!r}{besides}; deploy one that does"
         reason = encode_failure(Failure("romancy.errors:WorkflowBlockedError", message))
         values = (reason, workflow, version, priority, due_before)
         blocked += connection.execute(instances.BLOCK, values).rowcount

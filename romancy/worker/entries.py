@@ -35,6 +35,7 @@ def has_to_be_written(entry: Entry, run: HotRun) -> bool:
         or entry.wake_at != LEAVE
         or entry.status is not Status.RUNNING
         or entry.inbox_seen > run.inbox_written
+        or entry.shown is not None
     )
 
 
@@ -117,6 +118,7 @@ def entry_of(run: HotRun, turn: Turn, *, now: int, wake_at: int | None, is_freed
         waiting_on=None if wake_at == LEAVE or closing is not None else waiting_on(run.execution),
         next_run=next_run,
         silenced=silenced_by(run, is_over=closing is not None) if run.beats else (),
+        shown=turn.shown,
     )
 
 
@@ -137,6 +139,8 @@ def blocking_entry(run: HotRun, turn: Turn, failure: Failure, *, build: str, wak
         inbox_seen=run.inbox_written,
         undrained=turn.undrained,
         is_freed=True,
+        # What has begun without recording anything must be known to have: it waits, for nothing that anybody knows.
+        waiting_on=b"[]" if run.has_parked or turn.number > 1 else None,
         reason=encode_failure(failure),
         build=build,
     )

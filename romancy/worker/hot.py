@@ -65,7 +65,7 @@ class HotRun:
         self.id = instance.id
         self.execution_id = instance.execution_id
         self.run = instance.run
-        self.has_parked = instance.next_seq == 0 and instance.waiting_on is not None
+        self.has_parked = execution.has_parked = instance.next_seq == 0 and instance.waiting_on is not None
         self.next_seq = instance.next_seq
         self.started_at = instance.started_at or 0
         self.wake_at: int | None = instance.wake_at

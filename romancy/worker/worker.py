@@ -6,9 +6,10 @@ import asyncio
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from romancy.core.records import Claim, SessionInfo
+from romancy.core.versions import version_key
 from romancy.errors import SessionLostError, StorageError
 from romancy.replay.execution import Execution
 from romancy.worker.activities import ActivityRunner
@@ -18,6 +19,7 @@ from romancy.worker.deliveries import Deliveries
 from romancy.worker.heartbeats import Heartbeats
 from romancy.worker.hot import HotSet
 from romancy.worker.process import this_process
+from romancy.worker.retention import keep_pruning
 from romancy.worker.session import Session, housekeep
 from romancy.worker.timers import Alarms
 from romancy.worker.turns import Turns
@@ -81,6 +83,7 @@ class Worker:
         self._clock = clock
         self._listener = listener
         self._definitions = {(d.name, d.version): d for d in definitions}
+        self._newest = {d.name: d for d in sorted(definitions, key=lambda d: version_key(d.version))}
         self._build = settings.build or build_of(definitions)
         info = SessionInfo(
             build=self._build,
@@ -157,6 +160,7 @@ class Worker:
                 self._claim_wanted.set,
             )
         )
+        self._spawn(lambda: keep_pruning(self._storage, settings.archive_retention, settings.message_retention))
         self._spawn(self._claim_for_ever)
         self._spawn(lambda: self._deliveries.read_for_ever(lambda: self._session.id))
         self._spawn(lambda: self._deliveries.hand_out_for_ever(self.mail_expected))
@@ -255,6 +259,17 @@ class Worker:
         self._has_strays = True
         self._claim_wanted.set()
 
+    def will_try(self, instance: Instance) -> bool:
+        """Tell whether this worker is about to take a blocked instance: its build is not the one that blocked it."""
+        return (
+            self._session.id is not None
+            and not self._turns.is_draining
+            and (instance.workflow, instance.version) in self._definitions
+            and instance.build != self._build
+            and instance.wake_at is not None
+            and instance.wake_at <= self._clock.now()
+        )
+
     def ended(self, key: int) -> None:
         """Let go of an instance that a client has ended: nothing of it runs any more."""
         run = self._hot.get(key)
@@ -352,6 +367,7 @@ class Worker:
             payload_limit=self._settings.payload_limit,
             after_failure=self._activities.outcomes.after_failure_outside,
             deadline=instance.deadline,
+            newest=self._newest_of,
         )
 
     def next_execution(self, run: HotRun, turn: Turn) -> Execution:
@@ -371,7 +387,12 @@ class Worker:
             payload_limit=self._settings.payload_limit,
             after_failure=self._activities.outcomes.after_failure_outside,
             deadline=run.execution.deadline,
+            newest=self._newest_of,
         )
+
+    def _newest_of(self, workflow: Workflow[..., Any]) -> Workflow[..., Any]:
+        served = self._newest.get(workflow.name, workflow)
+        return max(served, workflow, key=lambda definition: version_key(definition.version))
 
     def run_ended(self, run: HotRun, status: Status, payload: bytes | None) -> None:
         """Note that an instance has ended or is blocked; it is in the database."""

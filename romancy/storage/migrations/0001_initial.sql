@@ -44,7 +44,7 @@ CREATE TABLE instances (
   runtime TEXT,
   trace_context TEXT,
   custom_status BLOB,
-  tags BLOB,
+  tags TEXT,
   waiting_on BLOB,
   reason BLOB,
   input BLOB NOT NULL
@@ -62,6 +62,29 @@ CREATE INDEX instances_owned ON instances (session)
 
 CREATE INDEX instances_mail ON instances (session)
   WHERE inbox_seq > inbox_seen AND session IS NOT NULL;
+
+CREATE INDEX instances_custom_status ON instances (custom_status)
+  WHERE custom_status IS NOT NULL;
+
+-- What instances are found by; the row holds the same tags for reading.
+CREATE TABLE tags (
+  key INTEGER NOT NULL,
+  name TEXT NOT NULL,
+  value TEXT NOT NULL,
+  PRIMARY KEY (key, name)
+) WITHOUT ROWID;
+
+CREATE INDEX tags_value ON tags (name, value, key);
+
+-- The runs that recur has closed and whose history is still there.
+CREATE TABLE archives (
+  key INTEGER NOT NULL,
+  run INTEGER NOT NULL,
+  closed_at INTEGER NOT NULL,
+  PRIMARY KEY (key, run)
+) WITHOUT ROWID;
+
+CREATE INDEX archives_closed ON archives (closed_at);
 
 CREATE TABLE history (
   key INTEGER NOT NULL,
@@ -107,6 +130,8 @@ CREATE TABLE deliveries (
   at INTEGER NOT NULL,
   PRIMARY KEY (key, message_id)
 ) WITHOUT ROWID;
+
+CREATE INDEX deliveries_at ON deliveries (at);
 
 -- How each channel hands out messages. What a topic has to hand out, or those who wait for it, make it pending.
 CREATE TABLE channels (

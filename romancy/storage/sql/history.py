@@ -33,3 +33,9 @@ LAST_PAYLOAD = (
 LAST_TURN = "SELECT turn FROM history WHERE key = ? AND run = ? ORDER BY seq DESC LIMIT 1"
 
 DELETE = "DELETE FROM history WHERE key = ?"
+
+# The oldest events first, so many at a time: a run may have any number of them.
+DELETE_SOME = (
+    "DELETE FROM history WHERE key = ? AND run = ?"
+    " AND seq < (SELECT min(seq) FROM history WHERE key = ? AND run = ?) + ?"
+)

@@ -39,6 +39,8 @@ NEW = (
     "parent",
     "ties",
     "deadline",
+    "priority",
+    "tags",
 )
 INSERT = f"{insert('instances', NEW)} ON CONFLICT (id) DO NOTHING"
 
@@ -53,20 +55,35 @@ STATUSES = "SELECT key, status FROM instances WHERE key IN (SELECT value FROM js
 DELETE = "DELETE FROM instances WHERE key = ?"
 
 
-def listing(*, has_workflow: bool, has_statuses: bool, has_prefix: bool) -> str:
+def listing(
+    *, has_workflow: bool, has_statuses: bool, has_prefix: bool, has_custom_status: bool = False, tags: int = 0
+) -> str:
     """Render the query of a page of instances.
 
-    Its parameters are the key to begin after; the workflow; the statuses as a JSON array; the prefix's first
-    id and the first id beyond it; the page's size. Those that are not asked for are left out.
+    Its parameters are each tag's name and value; the key to begin after; the workflow; the statuses as a JSON array;
+    the prefix's first id and the first id beyond it; the custom status; the page's size. Those that are not asked for
+    are left out.
     """
-    terms = ["key > ?"]
+    source = "instances"
+    terms: list[str] = []
+    if tags:
+        # The first tag leads, in the order of keys: a page costs what it holds, not what there is.
+        source = "tags t CROSS JOIN instances ON instances.key = t.key"
+        terms.append("t.name = ? AND t.value = ?")
+        also = "EXISTS (SELECT 1 FROM tags o WHERE o.key = instances.key AND o.name = ? AND o.value = ?)"
+        terms += [also] * (tags - 1)
+    key = "t.key" if tags else "key"
+    terms.append(f"{key} > ?")
     if has_workflow:
         terms.append("workflow = ?")
     if has_statuses:
         terms.append("status IN (SELECT value FROM json_each(?))")
     if has_prefix:
         terms.append("id >= ? AND id < ?")
-    return f"SELECT {_COLUMNS} FROM instances WHERE {' AND '.join(terms)} ORDER BY key LIMIT ?"
+    if has_custom_status:
+        terms.append("custom_status = ?")
+    columns = names(Instance.__struct_fields__, "instances")
+    return f"SELECT {columns} FROM {source} WHERE {' AND '.join(terms)} ORDER BY {key} LIMIT ?"
 
 
 ROWS_BY_KEYS = f"SELECT {names(Row._fields)} FROM instances WHERE key IN (SELECT value FROM json_each(?))"
@@ -86,6 +103,11 @@ SETTLE = (
 )
 
 REACH = f"UPDATE instances SET {assignments(Reach._fields[:-1])} WHERE key = ?"
+
+SHOW = (
+    "UPDATE instances SET custom_status = coalesce(?, custom_status), tags = json_patch(coalesce(tags, '{}'), ?)"
+    " WHERE key = ?"
+)
 
 OPEN_RUN = f"UPDATE instances SET {assignments(Opening._fields[:-1])} WHERE key = ?"
 

@@ -30,3 +30,8 @@ INSERT_DELIVERY = insert("deliveries", ("key", "message_id", "at"))
 IS_DELIVERED = "SELECT 1 FROM deliveries WHERE key = ? AND message_id = ?"
 
 DELETE_DELIVERIES = "DELETE FROM deliveries WHERE key = ?"
+
+DELETE_OLD_DELIVERIES = (
+    "DELETE FROM deliveries WHERE (key, message_id) IN"
+    " (SELECT key, message_id FROM deliveries WHERE at <= ? ORDER BY at LIMIT ?)"
+)

@@ -76,3 +76,15 @@ END_WAITS_OF_MAILBOX = "DELETE FROM waits WHERE key = ? AND mailbox = ?"
 LONGEST_WAITS = "SELECT ticket, key, mailbox FROM waits WHERE channel = ? AND is_served = 0 ORDER BY ticket LIMIT ?"
 
 SERVE = "UPDATE waits SET is_served = 1 WHERE ticket = ?"
+
+DELETE_OLD_PUBLICATIONS = (
+    "DELETE FROM publications WHERE (channel, message_id) IN"
+    " (SELECT channel, message_id FROM publications WHERE at <= ? ORDER BY at LIMIT ?)"
+)
+
+# What was published to a channel that nobody has subscribed to yet.
+DELETE_UNCLAIMED = (
+    "DELETE FROM topics WHERE (channel, seq) IN"
+    " (SELECT t.channel, t.seq FROM channels c JOIN topics t ON t.channel = c.name"
+    f" WHERE c.mode = {ChannelMode.TOPIC:d} AND t.at <= ? LIMIT ?)"
+)
