@@ -65,7 +65,10 @@ class NewInstance(msgspec.Struct, frozen=True):
 
 
 class Instance(msgspec.Struct, frozen=True):
-    """An instance's row; ``deadline`` is its time limit, ``custom_status`` and ``tags`` are JSON."""
+    """An instance's row.
+
+    ``deadline`` is its time limit, ``custom_status`` and ``tags`` are JSON, ``begun_by`` is the build that began the run.
+    """
 
     key: int
     id: str
@@ -94,6 +97,7 @@ class Instance(msgspec.Struct, frozen=True):
     priority: int = 0
     custom_status: bytes | None = None
     tags: str | None = None
+    begun_by: str | None = None
 
 
 class KeptRun(msgspec.Struct, frozen=True):

@@ -118,6 +118,7 @@ class Execution:
         self.turn = 0
         self.journal: Journal | None = None
         self.has_parked = False
+        self.is_begun_elsewhere = False
         self._newest = newest
         self._patching: Patching | None = None
         self._showing: Showing | None = None

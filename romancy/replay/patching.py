@@ -19,7 +19,8 @@ class Patching:
 
     A patch that is recorded is taken. One that is not recorded is taken by a run that asks for the first time while it
     is live, and recorded then. A run that asks first while it goes through what an earlier code has done does not take
-    it.
+    it. The first turn needs care, because it may have begun activities and recorded nothing: it counts as done by an
+    earlier code if another build began it. That build did not ask before it began them, else the patch were recorded.
     """
 
     __slots__ = ("_answers", "_run")
@@ -47,7 +48,7 @@ class Patching:
                 return run.journal.meet_patch(patch)
             except NondeterminismError as exc:
                 run.fail_turn(exc)
-        if run.is_replaying:
+        if run.is_replaying or (run.is_begun_elsewhere and run.turn == 1):
             return False
         run.note(Note(EventKind.PATCHED, PREFIX + patch, None))
         return True

@@ -51,7 +51,7 @@ def claim(
     keys, next_due = _due(connection, served, build, limit=limit, now=now)
     if not keys:
         return Claims([], next_due)
-    connection.executemany(instances.TAKE, [(session, now, session, key) for key in keys])
+    connection.executemany(instances.TAKE, [(session, now, session, build, key) for key in keys])
     return Claims(_taken(connection, keys), next_due)
 
 

@@ -91,6 +91,7 @@ def insert(connection: sqlite3.Connection, new: NewInstance, now: int) -> Instan
         "ties": int(new.parent is not None),
         "priority": new.priority,
         "tags": json.dumps(new.tags) if new.tags else None,
+        "begun_by": None if owner is None else owner[1],
     }
     inserted = connection.execute(instances.INSERT, [values[name] for name in instances.NEW])
     if not inserted.rowcount:

@@ -140,7 +140,7 @@ def blocking_entry(run: HotRun, turn: Turn, failure: Failure, *, build: str, wak
         undrained=turn.undrained,
         is_freed=True,
         # What has begun without recording anything must be known to have: it waits, for nothing that anybody knows.
-        waiting_on=b"[]" if run.has_parked or turn.number > 1 else None,
+        waiting_on=b"[]" if run.has_parked or run.execution.is_begun_elsewhere or turn.number > 1 else None,
         reason=encode_failure(failure),
         build=build,
     )

@@ -356,7 +356,7 @@ class Worker:
     def make_execution(self, claim: Claim) -> Execution:
         """Return a new execution for a claimed instance."""
         instance = claim.instance
-        return Execution(
+        execution = Execution(
             self._definitions[instance.workflow, instance.version],
             instance.input,
             codec=self._codec,
@@ -369,6 +369,8 @@ class Worker:
             deadline=instance.deadline,
             newest=self._newest_of,
         )
+        execution.is_begun_elsewhere = instance.next_seq == 0 and instance.begun_by not in {None, self._build}
+        return execution
 
     def next_execution(self, run: HotRun, turn: Turn) -> Execution:
         """Return the execution of the run that recur opens."""

@@ -22,7 +22,8 @@ def patched(id: str) -> bool:
 
     The first answer in a run holds for the whole run. A run that gets here for the first time on its own takes the new
     path: that is recorded, and every replay takes it again. A run that went by here with the old code keeps the old
-    path. A run of which nothing is in the database but its start has not gone by.
+    path. A run of which nothing is recorded yet has gone by if a worker of another build (``App(build=...)``) began it:
+    its first activity may be under way.
 
     The call takes no position: the ids of later operations stay as they are, whether it is there or not. It must stay
     until every run that has recorded it has ended. The else branch can go when the runs that began without it have.

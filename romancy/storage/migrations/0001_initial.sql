@@ -42,6 +42,7 @@ CREATE TABLE instances (
   version TEXT NOT NULL,
   build TEXT,
   runtime TEXT,
+  begun_by TEXT, -- the build whose worker began the run; until something is recorded nothing else tells
   trace_context TEXT,
   custom_status BLOB,
   tags TEXT,

@@ -41,6 +41,7 @@ NEW = (
     "deadline",
     "priority",
     "tags",
+    "begun_by",
 )
 INSERT = f"{insert('instances', NEW)} ON CONFLICT (id) DO NOTHING"
 
@@ -109,7 +110,10 @@ SHOW = (
     " WHERE key = ?"
 )
 
-OPEN_RUN = f"UPDATE instances SET {assignments(Opening._fields[:-1])} WHERE key = ?"
+OPEN_RUN = (
+    f"UPDATE instances SET {assignments(Opening._fields[:-1])},"
+    " begun_by = (SELECT s.build FROM sessions s WHERE s.id = instances.session) WHERE key = ?"
+)
 
 # The two that follow do what `decide` does, for entries that depend on nothing but these conditions.
 _RESET_RECOVERIES = "recoveries = CASE WHEN ? THEN 0 ELSE recoveries END"
@@ -211,9 +215,15 @@ BLOCKED_IN_LANE = (
     " ORDER BY priority DESC, wake_at, key"
 )
 
+# A build that could not go on with the very first turn has undone it: the run begins with the build that takes it now.
+_IS_UNBEGUN = (
+    f"status = {Status.BLOCKED:d} AND build IS NOT NULL AND next_seq = 0 AND waiting_on IS NULL AND recoveries = 0"
+)
+
 TAKE = (
     f"UPDATE instances SET session = ?, status = {Status.RUNNING:d}, started_at = coalesce(started_at, ?),"
     " runtime = coalesce(runtime, (SELECT s.runtime FROM sessions s WHERE s.id = ?)),"
+    f" begun_by = CASE WHEN begun_by IS NULL OR ({_IS_UNBEGUN}) THEN ? ELSE begun_by END,"
     f" recoveries = CASE WHEN status = {Status.BLOCKED:d} THEN 0 ELSE recoveries END,"
     " inbox_seen = inbox_seq, reason = NULL WHERE key = ?"
 )

@@ -8,7 +8,7 @@ INSERT = insert("sessions", ("expires_at", "build", "definitions", "runtime", "h
 
 RENEW = "UPDATE sessions SET expires_at = ? WHERE id = ? AND expires_at > ?"
 
-IS_LIVE = "SELECT runtime FROM sessions WHERE id = ? AND expires_at > ?"
+IS_LIVE = "SELECT runtime, build FROM sessions WHERE id = ? AND expires_at > ?"
 
 EXPIRED = "SELECT id FROM sessions WHERE expires_at <= ?"
 
