@@ -201,7 +201,7 @@ class Client:
         )
         created = await self._create(new, on_conflict, is_delayed=due > now)
         key = created.instance.key if created.is_new else None
-        return Handle(self, chosen, self._decoder(definition.name, definition.version), key=key)
+        return Handle(self, chosen, self.decoder(created.instance.workflow, created.instance.version), key=key)
 
     async def _create(
         self, new: NewInstance, on_conflict: Literal["raise", "attach", "restart"], *, is_delayed: bool
@@ -242,9 +242,10 @@ class Client:
         if row is None:
             msg = f"no instance has the id {id!r}"
             raise InstanceNotFoundError(msg)
-        return Handle(self, id, self._decoder(row.workflow, row.version))
+        return Handle(self, id, self.decoder(row.workflow, row.version))
 
-    def _decoder(self, workflow: str, version: str) -> Callable[[bytes], object] | None:
+    def decoder(self, workflow: str, version: str) -> Callable[[bytes], object] | None:
+        """Return what types the result of a workflow; None: it is not declared in this process."""
         definition = registry.find_workflow(workflow, version)
         if definition is None:
             return None

@@ -250,13 +250,14 @@ class Handle(Generic[R]):
         if not row.status.is_closed:
             return None
         events = await self._client.storage.history(row.key, run=row.run, after=row.next_seq - 2)
-        return Ended(row.status, events[-1].payload if events else None)
+        return Ended(row.status, events[-1].payload if events else None, (row.workflow, row.version))
 
     def _outcome(self, ended: Ended) -> object:
-        status, payload = ended
+        status, payload, definition = ended
         if status is Status.COMPLETED:
             data = payload or b"null"
-            return self._decode(data) if self._decode is not None else msgspec.json.decode(data)
+            decode = self._decode if definition is None else self._client.decoder(*definition)
+            return decode(data) if decode is not None else msgspec.json.decode(data)
         failure = decode_failure(payload) if payload else None
         if status is Status.BLOCKED:
             reason, stack = (failure.message, failure.traceback) if failure is not None else ("unknown", "")

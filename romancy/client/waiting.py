@@ -17,10 +17,14 @@ _logger = logging.getLogger("romancy")
 
 
 class Ended(NamedTuple):
-    """How an instance ended (or that it is blocked), as far as is known without asking the database."""
+    """How an instance ended (or that it is blocked), as far as is known without asking the database.
+
+    ``definition`` is the name and version of the workflow that its last run had; None: the one that it began with.
+    """
 
     status: Status
     payload: bytes | None
+    definition: tuple[str, str] | None = None
 
 
 _KEPT = 1_000

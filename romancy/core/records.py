@@ -67,7 +67,8 @@ class NewInstance(msgspec.Struct, frozen=True):
 class Instance(msgspec.Struct, frozen=True):
     """An instance's row.
 
-    ``deadline`` is its time limit, ``custom_status`` and ``tags`` are JSON, ``begun_by`` is the build that began the run.
+    ``deadline`` is its time limit, ``custom_status`` and ``tags`` are JSON, ``begun_by`` is the build that began the
+    run.
     """
 
     key: int

@@ -50,6 +50,10 @@ class Listener(Protocol):
         """Note that an instance has ended or is blocked; ``payload`` is its last event's."""
         ...
 
+    def look_again(self, key: int) -> None:
+        """Note that an instance has ended or is blocked; the database knows how."""
+        ...
+
 
 async def _for_ever(duty: Callable[[], Coroutine[object, object, None]]) -> None:
     """Do a duty; when it fails in a way that nobody has thought of, say so and begin it again."""
@@ -398,7 +402,10 @@ class Worker:
 
     def run_ended(self, run: HotRun, status: Status, payload: bytes | None) -> None:
         """Note that an instance has ended or is blocked; it is in the database."""
-        self._listener.instance_changed(run.key, status, payload)
+        if run.run:
+            self._listener.look_again(run.key)  # it may have ended as another workflow than it was started as
+        else:
+            self._listener.instance_changed(run.key, status, payload)
 
     def run_freed(self, wake_at: int | None) -> None:
         """Note that an instance was freed and is due at an instant."""

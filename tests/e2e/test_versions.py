@@ -297,6 +297,27 @@ async def test_recur_into_a_newer_version_that_takes_other_arguments_is_an_error
         assert (await handle.info()).run == 0
 
 
+@workflow(name="versions_typed", version="1")
+async def typed_1(cursor: int) -> int:
+    recur(typed_1(cursor))
+
+
+@workflow(name="versions_typed", version="2")
+async def typed_2(cursor: int) -> timedelta:
+    return timedelta(seconds=cursor)
+
+
+async def test_result_has_the_type_of_the_version_that_ended(make_app: MakeApp) -> None:
+    async with make_app(workflows=[typed_1, typed_2]) as app:
+        handle: Handle[Any] = await app.start(typed_1(7), id="one")
+        assert await handle.result() == timedelta(seconds=7)
+        assert await handle.result() == timedelta(seconds=7)
+        attached: Handle[Any] = await app.start(typed_1(8), id="one", on_conflict="attach")
+        assert await attached.result() == timedelta(seconds=7)
+        later: Handle[Any] = await app.get("one")
+        assert await later.result() == timedelta(seconds=7)
+
+
 async def play_recurring(app: App) -> tuple[str, list[Any], list[str]]:
     handle = await begin(app, lambda: poll_9(1), "one")
     outcome = await outcome_of(handle)
