@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 import time
 from collections import deque
 from datetime import UTC, datetime, timedelta
@@ -36,6 +37,8 @@ _THREAD_PATIENCE = 0.2
 _CANCEL_PATIENCE = 5.0
 _CLEANUP_PATIENCE = 1.0
 """Seconds for which the next attempt waits for a timed-out one to clean up."""
+_LONG = 300
+"""Seconds after which a body without a time limit is logged."""
 
 
 class ActivityRunner:
@@ -145,6 +148,22 @@ class ActivityRunner:
         """Tell all bodies of a run to stop."""
         for activity_id in list(run.bodies):
             self.cancel(run, activity_id)
+
+    def warn_of_long_bodies(self) -> None:
+        """Log, once for each, the bodies that go on and on without a time limit; to be called now and then."""
+        now = time.monotonic()
+        for body in self._running:
+            if body.command.call.definition.is_bounded:
+                continue
+            if not body.seen_at:
+                body.seen_at = now
+            elif now - body.seen_at >= _LONG:
+                body.seen_at = math.inf
+                _logger.warning(
+                    "%r has run for %d minutes without a time limit: set timeout= or heartbeat_timeout= if it may hang",
+                    body,
+                    _LONG // 60,
+                )
 
     async def close(self, grace: timedelta) -> None:
         """Let running bodies end within a grace time, then cancel the rest and wait for them."""

@@ -33,6 +33,7 @@ class Body(Pulse):
         is_dirty: It has details that are not in the database, and the worker knows.
         deadline: When it is timed out, in epoch microseconds; 0: never.
         timers: What bounds it, by the kind of the bound.
+        seen_at: When it was first seen to run without a bound, by the monotonic clock; infinite: that was logged.
     """
 
     task: asyncio.Task[None] | None = None
@@ -41,6 +42,7 @@ class Body(Pulse):
     is_dirty = False
     deadline = 0
     timers = _NO_TIMERS
+    seen_at = 0.0
 
     def __init__(self, run: HotRun, command: RunActivity) -> None:
         self.run = run

@@ -168,7 +168,7 @@ class Worker:
         self._spawn(self._claim_for_ever)
         self._spawn(lambda: self._deliveries.read_for_ever(lambda: self._session.id))
         self._spawn(lambda: self._deliveries.hand_out_for_ever(self.mail_expected))
-        self._spawn(self._evict_for_ever)
+        self._spawn(self._tidy_for_ever)
         self._spawn(self._heartbeats.write_for_ever)
 
     async def stop(self) -> None:
@@ -346,11 +346,12 @@ class Worker:
         except TimeoutError:
             return
 
-    async def _evict_for_ever(self) -> None:
+    async def _tidy_for_ever(self) -> None:
         idle_timeout = self._settings.idle_timeout.total_seconds()
         while True:
             await asyncio.sleep(min(max(idle_timeout / 4, _SHORTEST_PAUSE), 30.0))
             self._turns.evict_surplus(idle_timeout)
+            self._activities.warn_of_long_bodies()
 
     # -- what the parts tell each other -----------------------------------------------------------------
 

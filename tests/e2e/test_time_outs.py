@@ -535,3 +535,31 @@ async def test_failures_are_caught_as_what_they_are_whichever_storage_call_fails
 ) -> None:
     scenario = Scenario([swept_failures], play_failures)
     await sweep(scenario, clock, hot_limit, fault=fault, is_mortal=is_mortal)
+
+
+# -- bodies without a time limit -------------------------------------------------------------------------
+
+
+@activity(name="time_outs_lasting")
+async def lasting() -> str:
+    await world.may_end.wait()
+    return "ended"
+
+
+@workflow(name="time_outs_lasting")
+async def waits_for_long(is_bounded: bool) -> str:
+    return await (lasting.options(timeout=60)() if is_bounded else lasting())
+
+
+async def test_long_body_without_a_time_limit_is_logged_once(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bodies, "_LONG", 0.05)
+    async with make_app(idle_timeout=timedelta(milliseconds=40)) as app:
+        handles = [await app.start(waits_for_long(is_bounded), id=f"{is_bounded}") for is_bounded in (False, True)]
+        await until(lambda: caplog.messages)
+        await asyncio.sleep(0.15)
+        world.may_end.set()
+        assert [await handle.result() for handle in handles] == ["ended", "ended"]
+    (message,) = caplog.messages
+    assert "attempt 1 at 1:time_outs_lasting of instance 'False' has run for 0 minutes without" in message
