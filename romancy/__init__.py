@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from romancy.activities.context import ActivityInfo, activity_info
 from romancy.activities.heartbeat import complete_later, heartbeat
+from romancy.activities.transaction import Connection, SqlResult, connection
 from romancy.app import App
 from romancy.client.client import Client
 from romancy.client.handle import Handle, HistoryEvent, InstanceInfo, RunInfo
@@ -65,6 +66,7 @@ __all__ = [
     "Client",
     "CodecError",
     "CompensationError",
+    "Connection",
     "DefinitionError",
     "Handle",
     "HistoryEvent",
@@ -86,6 +88,7 @@ __all__ = [
     "RunInfo",
     "SchemaVersionError",
     "SessionLostError",
+    "SqlResult",
     "StorageError",
     "Subscription",
     "SuspendKind",
@@ -102,6 +105,7 @@ __all__ = [
     "as_suspend_signal",
     "compensate_with",
     "complete_later",
+    "connection",
     "heartbeat",
     "is_suspend_signal",
     "now",

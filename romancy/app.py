@@ -72,6 +72,7 @@ class App:
         message_retention: timedelta | None = timedelta(days=7),
         retry: RetryPolicy | None = None,
         on_bug: Literal["block", "fail"] = "block",
+        transaction_limit: timedelta = timedelta(seconds=2),
         payload_limit: int = DEFAULT_PAYLOAD_LIMIT,
         build: str | None = None,
         migrate: bool = True,
@@ -99,10 +100,17 @@ class App:
             retry: The policy of activities that have none of their own.
             on_bug: What a programming error in workflow code does: block the instance until it is mended, or
                 fail it (and compensate).
+            transaction_limit: How long a transactional activity may keep the database from others, before what it did
+                is rolled back; at most a third of ``session_ttl``.
             payload_limit: Upper bound of an encoded value in bytes.
             build: Names the deployed code; by default a digest of the modules that define the workflows.
             migrate: Bring the schema up to date; False: only verify it.
+
+        Raises:
+            ValueError: A duration that must be positive is not.
         """
+        if transaction_limit <= timedelta(0):
+            raise ValueError(f"transaction_limit must be positive, not {transaction_limit!r}")
         self.url = url
         self._clock = clock or SystemClock()
         self._codec = codec or JsonCodec()
@@ -121,6 +129,7 @@ class App:
             message_retention=_checked_retention(message_retention, "message_retention"),
             retry=retry or RetryPolicy(),
             is_lenient=on_bug == "fail",
+            transaction_limit=transaction_limit,
             payload_limit=payload_limit,
             build=build or "",
         )

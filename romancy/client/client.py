@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 import msgspec
 
+from romancy.activities.transaction import current_scope
 from romancy.client.handle import Handle, InstanceInfo, info_of, key_of
 from romancy.client.options import check_priority, check_start_tags, due_at
 from romancy.core import registry
@@ -32,9 +33,10 @@ from romancy.errors import (
 from romancy.workflows.channels import encode_headers, other_mode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime, timedelta
 
+    from romancy.activities.transaction import Scope
     from romancy.client.waiting import Waiters
     from romancy.core.clock import Clock
     from romancy.core.codec import Codec
@@ -200,13 +202,18 @@ class Client:
             tags=checked_tags,
         )
         created = await self._create(new, on_conflict, is_delayed=due > now)
-        key = created.instance.key if created.is_new else None
+        # What may still be rolled back has no key: another instance would get it.
+        key = created.instance.key if created.is_new and not self.is_in_transaction else None
         return Handle(self, chosen, self.decoder(created.instance.workflow, created.instance.version), key=key)
 
     async def _create(
         self, new: NewInstance, on_conflict: Literal["raise", "attach", "restart"], *, is_delayed: bool
     ) -> Creation:
         """Create an instance, owned by this process's worker from the beginning if it serves the workflow."""
+        if (scope := self._joined()) is not None:  # nothing of it may run before the transaction has committed
+            created = await self.storage.create(new, on_conflict)
+            scope.after_commit.append(self._on_change)
+            return created
         local = None if is_delayed else self._local
         session = None if local is None else local.begin_start(new.execution_id, new.workflow, new.version)
         if local is None or session is None:
@@ -223,6 +230,24 @@ class Client:
             raise
         local.end_start(new.execution_id, created.instance if created.is_new else None)
         return created
+
+    def _joined(self) -> Scope | None:
+        """Return the scope of the activity's transaction that calls on this database join; None if there is none."""
+        scope = current_scope.get(None)
+        return scope if scope is not None and scope.is_asked and scope.is_on(self._storage) else None
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether what the calling task asks belongs to the transaction of an activity."""
+        return self._joined() is not None
+
+    def _once_committed(self, tell: Callable[[], None]) -> None:
+        """Tell of a write: at once, or when the transaction that it is part of has committed."""
+        scope = self._joined()
+        if scope is None:
+            tell()
+        else:
+            scope.after_commit.append(tell)
 
     async def run(self, call: Call[R], *, id: str | None = None, timeout: timedelta | float | None = None) -> R:
         """Start an instance and wait for its result; see `start` and `Handle.result`.
@@ -334,7 +359,7 @@ class Client:
         publication = Publication(channel.name, body, message_id or random_bytes(16).hex(), encode_headers(headers))
         if PostResult.OTHER_MODE in await self.storage.publish([publication]):
             raise ChannelModeError(other_mode(channel.name, ""))
-        self._on_change()
+        self._once_committed(self._on_change)
 
     async def cancel(self, id: str, reason: str = "", *, grace: timedelta | float | None = None) -> None:
         """Ask an instance to cancel; see `Handle.cancel`."""
@@ -418,24 +443,27 @@ class Client:
                     raise InstanceNotFoundError(msg)
                 case PostResult.OTHER_MODE:
                     raise ChannelModeError(other_mode(post.channel or "", post.to))
-        self._on_change()
+        self._once_committed(self._on_change)
 
     async def pause(self, id: str) -> None:
         """Pause an instance; see `Handle.pause`."""
         await self.storage.pause(id)
-        self._on_change()
+        self._once_committed(self._on_change)
 
     async def unpause(self, id: str) -> None:
         """Let a paused instance go on; see `Handle.unpause`."""
         await self.storage.unpause(id)
-        self._on_change()
+        self._once_committed(self._on_change)
 
     async def terminate(self, id: str, reason: str = "", *, recursive: bool = True) -> None:
         """End an instance now; see `Handle.terminate`."""
         failure = Failure("romancy.errors:WorkflowTerminatedError", reason or "terminated by a client")
         payload = encode_failure(failure)
         ended = await self.storage.terminate(id, payload, is_recursive=recursive)
-        for key in ended:
+        self._once_committed(partial(self._terminated, ended))
+
+    def _terminated(self, keys: Sequence[int]) -> None:
+        for key in keys:
             if self._local is not None:
                 self._local.ended(key)
             self.waiters.look_again(key)
@@ -451,7 +479,7 @@ class Client:
         row = await self.storage.get(id)
         await self.storage.purge(id)
         if row is not None:
-            self.waiters.forget(row.key)
+            self._once_committed(partial(self.waiters.forget, row.key))
 
     async def list(
         self,

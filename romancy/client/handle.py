@@ -17,6 +17,7 @@ from romancy.core.records import Status
 from romancy.errors import (
     InstanceNotFoundError,
     NoAppError,
+    NonRetryableError,
     WorkflowBlockedError,
     WorkflowCancelledError,
     WorkflowFailedError,
@@ -208,6 +209,7 @@ class Handle(Generic[R]):
             WorkflowBlockedError: The deployed code can't go on with it, and ``wait_blocked`` is off.
             InstanceNotFoundError: No instance has the id (any more).
             NoAppError: The App was closed meanwhile.
+            NonRetryableError: It has not ended, and an activity waits for it in its transaction (see `connection`).
             TimeoutError: ``timeout`` has passed.
         """
         seconds = seconds_of(timeout)
@@ -220,6 +222,8 @@ class Handle(Generic[R]):
 
     async def _ended(self, *, wait_blocked: bool) -> Ended:
         """Wait for the end. What this process executes needs no look at the database before."""
+        if self._client.is_in_transaction:
+            return await self._ended_already()
         key = self._key or (await self._row()).key
         waiters = self._client.waiters
         waiter = waiters.watch(key)
@@ -240,6 +244,17 @@ class Handle(Generic[R]):
                     return ended
         finally:
             waiters.unwatch(key, waiter)
+
+    async def _ended_already(self) -> Ended:
+        """Return how the instance ended, for a transaction that lets no instance go on while it is open."""
+        ended = await self._read_end()
+        if ended is None:
+            msg = (
+                f"instance {self.id!r} can't end while the transaction of this activity keeps the database: wait for "
+                "it in the workflow, or before connection() is called"
+            )
+            raise NonRetryableError(msg)
+        return ended
 
     async def _read_end(self) -> Ended | None:
         """Ask the database how the instance ended or why it is blocked; None if it goes on."""

@@ -39,12 +39,14 @@ class ActivityOptions(msgspec.Struct, frozen=True):
         total_timeout: Bound of all attempts and the back-offs between them; None: no bound.
         heartbeat_timeout: How long an attempt may go without a heartbeat; None: for ever.
         retry: When and how often a failed attempt is repeated; None: the app's policy.
+        transactional: Its SQL by `romancy.connection` commits together with its result.
     """
 
     timeout: timedelta | None = None
     total_timeout: timedelta | None = None
     heartbeat_timeout: timedelta | None = None
     retry: RetryPolicy | None = None
+    transactional: bool = False
 
 
 def _as_timedelta(value: timedelta | float | None, what: str) -> timedelta | None:
@@ -116,6 +118,7 @@ class Activity(Generic[P, R]):
                 heartbeat_timeout=_as_timedelta(heartbeat_timeout, "heartbeat_timeout")
                 or self.settings.heartbeat_timeout,
                 retry=retry or self.settings.retry,
+                transactional=self.settings.transactional,
             ),
         )
         changed.undo = self.undo
@@ -142,6 +145,7 @@ class Activity(Generic[P, R]):
         total_timeout: timedelta | float | None = None,
         heartbeat_timeout: timedelta | float | None = None,
         retry: RetryPolicy | None = None,
+        transactional: bool = False,
     ) -> _CompensationDecorator[R | None, P]: ...
     @overload
     def compensation(
@@ -155,6 +159,7 @@ class Activity(Generic[P, R]):
         total_timeout: timedelta | float | None = None,
         heartbeat_timeout: timedelta | float | None = None,
         retry: RetryPolicy | None = None,
+        transactional: bool = False,
     ) -> _CompensationDecorator[R, P]: ...
     def compensation(
         self,
@@ -167,6 +172,7 @@ class Activity(Generic[P, R]):
         total_timeout: timedelta | float | None = None,
         heartbeat_timeout: timedelta | float | None = None,
         retry: RetryPolicy | None = None,
+        transactional: bool = False,
     ) -> Any:
         """Register the function that undoes this activity.
 
@@ -183,6 +189,7 @@ class Activity(Generic[P, R]):
             total_timeout: Bound of all attempts and the back-offs between them. None: no bound.
             heartbeat_timeout: How long an attempt may go without calling `heartbeat`. None: for ever.
             retry: When and how often a failed attempt is repeated; by default the app's policy.
+            transactional: Its SQL by `romancy.connection` commits together with its result; only for ``async def``.
 
         Raises:
             DefinitionError: The activity has a compensation already, or a setting makes no sense.
@@ -195,6 +202,7 @@ class Activity(Generic[P, R]):
             total_timeout=_as_timedelta(total_timeout, "total_timeout"),
             heartbeat_timeout=_as_timedelta(heartbeat_timeout, "heartbeat_timeout"),
             retry=retry,
+            transactional=transactional,
         )
         undone = cast("Activity[..., object]", self)
         decorator: _CompensationDecorator[object, ...] = _CompensationDecorator(
@@ -242,7 +250,11 @@ class Workflow(Generic[P, R]):
 def _activity(
     fn: Callable[..., object], name: str | None, options: ActivityOptions, namespace: Mapping[str, object]
 ) -> Activity[..., object]:
-    definition: Activity[..., object] = Activity(fn, _name_of(fn, name), Signature(fn, namespace=namespace), options)
+    chosen = _name_of(fn, name)
+    if options.transactional and not inspect.iscoroutinefunction(fn):
+        msg = f"activity {chosen!r} is transactional and not an 'async def': what it does with connection() is awaited"
+        raise DefinitionError(msg)
+    definition: Activity[..., object] = Activity(fn, chosen, Signature(fn, namespace=namespace), options)
     registry.add_activity(definition)
     return definition
 
@@ -305,6 +317,7 @@ def activity(
     total_timeout: timedelta | float | None = None,
     heartbeat_timeout: timedelta | float | None = None,
     retry: RetryPolicy | None = None,
+    transactional: bool = False,
 ) -> _ActivityDecorator: ...
 def activity(
     fn: Callable[..., object] | None = None,
@@ -315,6 +328,7 @@ def activity(
     total_timeout: timedelta | float | None = None,
     heartbeat_timeout: timedelta | float | None = None,
     retry: RetryPolicy | None = None,
+    transactional: bool = False,
 ) -> Any:
     """Declare a function as an activity: ``async def``, or ``def``, which runs in a thread.
 
@@ -328,6 +342,8 @@ def activity(
         total_timeout: Bound of all attempts and the back-offs between them. None: no bound.
         heartbeat_timeout: How long an attempt may go without calling `heartbeat`, from its start on. None: for ever.
         retry: When and how often a failed attempt is repeated; by default the app's policy.
+        transactional: What it does to the app's database by `romancy.connection` commits together with its result,
+            exactly once. Only for ``async def``.
 
     Raises:
         DefinitionError: The name is taken by a function elsewhere, or a setting makes no sense.
@@ -337,6 +353,7 @@ def activity(
         total_timeout=_as_timedelta(total_timeout, "total_timeout"),
         heartbeat_timeout=_as_timedelta(heartbeat_timeout, "heartbeat_timeout"),
         retry=retry,
+        transactional=transactional,
     )
     if fn is None:
         return _ActivityDecorator(name, options)

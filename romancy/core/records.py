@@ -330,6 +330,12 @@ class Refused(msgspec.Struct, frozen=True):
     error: str
 
 
+class Undone(msgspec.Struct, frozen=True):
+    """A transaction that has certainly been rolled back instead of committed, and why."""
+
+    error: Exception
+
+
 class SessionInfo(msgspec.Struct, frozen=True):
     """What a worker tells of itself: its build, the (workflow, version) pairs that it serves, what it runs on.
 

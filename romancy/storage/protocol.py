@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Sequence
     from datetime import timedelta
 
+    from romancy.activities.transaction import Parameters, Scope, SqlResult
     from romancy.core.events import Event
     from romancy.core.records import (
         Accepted,
@@ -33,7 +35,55 @@ if TYPE_CHECKING:
         Rejected,
         SessionInfo,
         Status,
+        Undone,
     )
+    from romancy.errors import StorageError
+
+
+class Transaction(Protocol):
+    """One transaction for an activity's own statements, which also records the activity's result.
+
+    Attributes:
+        ended: Done when the transaction is over. Its result is None if it was asked to end, and an error that says why
+            if it has ended by itself: its limit has passed, or the database has undone it.
+    """
+
+    ended: asyncio.Future[StorageError | None]
+
+    async def execute(self, sql: str, parameters: Parameters) -> SqlResult:
+        """Execute one statement of the activity's author, after those that were handed over before.
+
+        The database's own errors are raised as they are and undo the statement alone, where the database can do so.
+
+        Raises:
+            StorageError: The transaction is over.
+            NonRetryableError: The statement would end the transaction, change the engine's tables, or leave something
+                behind on the connection. Nothing is done.
+        """
+        ...
+
+    async def executemany(self, sql: str, rows: Sequence[Parameters]) -> SqlResult:
+        """Execute one statement for each row, all or none; otherwise as `execute`."""
+        ...
+
+    async def commit(self, session: int, entry: Entry) -> Accepted | Rejected | Undone:
+        """Write an entry within the transaction, with the fence and the conditions of `Storage.commit`, and commit.
+
+        Atomic: the entry, the statements and what has joined the transaction become durable together, or nothing does.
+
+        Returns:
+            `Accepted` when it is durable. `Rejected` if the entry does not hold, `Undone` if anything else stands in
+            the way (the limit, a constraint that is checked now): everything has certainly been rolled back.
+
+        Raises:
+            SessionLostError: The session is dead; everything is rolled back.
+            StorageError: The acknowledgement is lost: nobody knows whether it is committed, but the history does.
+        """
+        ...
+
+    async def rollback(self) -> None:
+        """Undo everything and wait until it is undone. Nothing if the transaction is over."""
+        ...
 
 
 class Storage(Protocol):
@@ -181,6 +231,23 @@ class Storage(Protocol):
 
         Raises:
             SessionLostError: The session is dead; nothing is written.
+        """
+        ...
+
+    async def transaction(self, scope: Scope, *, limit: timedelta) -> Transaction:
+        """Begin a transaction for an activity's own statements; the database lets nobody else get in its way.
+
+        What the tasks of the scope ask of this storage from now on belongs to it: what clients
+        write (`create`, `post`, `publish`, `pause`, `terminate`, ...) takes effect if it commits and does not if it is
+        rolled back, and reading sees it. Everything else of the storage goes on, but may have to wait until the
+        transaction is over.
+
+        Args:
+            scope: Whose transaction it is; it is noted there.
+            limit: For how long it may be open. Then it is rolled back, whatever its owner does.
+
+        Raises:
+            StorageError: It can't begin.
         """
         ...
 

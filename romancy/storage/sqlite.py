@@ -7,6 +7,7 @@ import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from romancy.activities.transaction import current_scope
 from romancy.core.clock import Clock, SystemClock
 from romancy.core.events import Event
 from romancy.core.records import HandedOut, Status
@@ -20,13 +21,16 @@ from romancy.storage import (
 )
 from romancy.storage.sql import history, instances, topics
 from romancy.storage.sqlite_file import connect_reader, connect_writer, locate
+from romancy.storage.sqlite_guard import Guard
 from romancy.storage.sqlite_thread import SqliteThread
+from romancy.storage.sqlite_transaction import SqliteTransaction
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from romancy.activities.transaction import Scope
     from romancy.core.records import (
         Accepted,
         Claims,
@@ -102,6 +106,7 @@ class SqliteStorage:
         self._reader = self._writer
         if not self._location.is_memory:
             self._reader = SqliteThread(self._location.path, self._connect_reader, lock_timeout=self._lock_timeout)
+        self._guard = Guard()
         self._version: int | None = None
         self._last_change = 0.0
         self._pause = _SHORTEST_POLL
@@ -249,7 +254,7 @@ class SqliteStorage:
         def work(connection: sqlite3.Connection) -> list[int]:
             return sqlite_instances.terminate(connection, id, failure, self._clock.now(), is_recursive=is_recursive)
 
-        return await self._writer.write(work)
+        return await self._progress(work)
 
     async def pause(self, id: str) -> None:
         """Make an instance PAUSED: nothing of it runs any more.
@@ -259,7 +264,7 @@ class SqliteStorage:
             InstanceClosedError: It has ended.
             WorkflowBlockedError: It is blocked.
         """
-        await self._writer.write(lambda c: sqlite_instances.pause(c, id))
+        await self._progress(lambda c: sqlite_instances.pause(c, id))
 
     async def unpause(self, id: str) -> None:
         """Let a paused instance go on where it was.
@@ -268,7 +273,7 @@ class SqliteStorage:
             InstanceNotFoundError: No instance has the id.
             InstanceClosedError: It has ended.
         """
-        await self._writer.write(lambda c: sqlite_instances.unpause(c, id, self._clock.now()))
+        await self._progress(lambda c: sqlite_instances.unpause(c, id, self._clock.now()))
 
     async def purge(self, id: str) -> None:
         """Delete an instance that has ended, with its history and inbox.
@@ -277,7 +282,7 @@ class SqliteStorage:
             InstanceNotFoundError: No instance has the id.
             InstanceRunningError: It has not ended.
         """
-        await self._writer.write(lambda c: sqlite_instances.purge(c, id))
+        await self._progress(lambda c: sqlite_instances.purge(c, id))
 
     # What owners do
 
@@ -305,7 +310,8 @@ class SqliteStorage:
         Raises:
             SessionLostError: The session is dead; nothing is written.
         """
-        return await self._progress(lambda c: sqlite_commit.commit(c, session, entries, self._clock.now()))
+        self._last_change = asyncio.get_running_loop().time()
+        return await self._writer.write(lambda c: sqlite_commit.commit(c, session, entries, self._clock.now()))
 
     async def hand_out(self, *, limit: int) -> HandedOut:
         """Put published messages into the inboxes of their subscribers; writes nothing where none is published."""
@@ -321,6 +327,25 @@ class SqliteStorage:
         """
         await self._writer.write(lambda c: sqlite_commit.beat(c, session, heartbeats, self._clock.now()))
 
+    async def transaction(self, scope: Scope, *, limit: timedelta) -> SqliteTransaction:
+        """Begin a transaction for an activity's own statements: it has the writer to itself.
+
+        Raises:
+            StorageError: It can't begin.
+        """
+        self._last_change = asyncio.get_running_loop().time()
+        transaction = SqliteTransaction(
+            self._writer,
+            self._guard,
+            self._clock,
+            name=self._location.path,
+            limit=limit.total_seconds(),
+            lock_timeout=self._lock_timeout,
+        )
+        scope.joined = transaction
+        await transaction.begin()
+        return transaction
+
     async def mail(self, session: int) -> list[Mail]:
         """Read the inbox rows of owned instances that their owner has not seen, ordered by key and seq."""
         return await self._reader.read(lambda c: sqlite_claims.mail(c, session))
@@ -329,7 +354,7 @@ class SqliteStorage:
 
     async def get(self, id: str) -> Instance | None:
         """Read an instance's row."""
-        return await self._reader.read(lambda c: sqlite_instances.get(c, id))
+        return await self._look(lambda c: sqlite_instances.get(c, id))
 
     async def history(self, key: int, *, run: int | None = None, after: int = -1) -> list[Event]:
         """Read the events with ``seq > after`` of a run (None: the current one), ordered by seq."""
@@ -342,7 +367,7 @@ class SqliteStorage:
             )
             return [Event._make(row) for row in found]
 
-        return await self._reader.read(work)
+        return await self._look(work)
 
     async def statuses(self, keys: Sequence[int]) -> dict[int, Status]:
         """Read how instances stand; a purged one is missing."""
@@ -351,15 +376,15 @@ class SqliteStorage:
             found = connection.execute(instances.STATUSES, (json.dumps(list(keys)),))
             return {key: Status(status) for key, status in found}
 
-        return await self._reader.read(work)
+        return await self._look(work)
 
     async def kept_runs(self, key: int, *, before: int, limit: int) -> list[KeptRun]:
         """Read which of the runs that recur has closed are still kept, of those before a run; the newest first."""
-        return await self._reader.read(lambda c: sqlite_retention.kept_runs(c, key, before, limit))
+        return await self._look(lambda c: sqlite_retention.kept_runs(c, key, before, limit))
 
     async def list(self, where: InstanceFilter, *, after: int = 0, limit: int = 100) -> list[Instance]:
         """Read instances with ``key > after``, ordered by key."""
-        return await self._reader.read(lambda c: sqlite_instances.page(c, where, after, limit))
+        return await self._look(lambda c: sqlite_instances.page(c, where, after, limit))
 
     async def wait_for_change(self, timeout: timedelta) -> bool:
         """Return True soon after another process has written to the database, False at ``timeout``.
@@ -388,9 +413,31 @@ class SqliteStorage:
         return False
 
     async def _progress(self, work: Work[T]) -> T:
-        """Write something that another process may soon answer to; a session's renewal is nothing of the kind."""
+        """Write for a client, within its transaction, if it has one; another process may soon answer to it."""
         self._last_change = asyncio.get_running_loop().time()
-        return await self._writer.write(work)
+        joined = await self._joined()
+        return await (self._writer.write(work) if joined is None else joined.run(work))
+
+    async def _look(self, work: Work[T]) -> T:
+        """Read for a client: within its transaction, if it has one."""
+        joined = await self._joined()
+        return await (self._reader.read(work) if joined is None else joined.run(work))
+
+    async def _joined(self) -> SqliteTransaction | None:
+        """Return the transaction of the activity that calls, begun and on this database; None if there is none.
+
+        Raises:
+            StorageError: It can't begin, or it is over: what its tasks still do must not take effect by itself.
+        """
+        scope = current_scope.get(None)
+        if scope is None or not scope.is_asked:
+            return None
+        if scope.joined is None:
+            await scope.begin()
+        if not isinstance(scope.joined, SqliteTransaction) or not scope.joined.is_of(self._writer):
+            return None
+        await scope.begin()
+        return scope.joined
 
 
 def _data_version(connection: sqlite3.Connection) -> int:

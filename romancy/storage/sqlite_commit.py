@@ -134,6 +134,11 @@ def write_plain(connection: sqlite3.Connection, session: int, entries: Sequence[
     return True
 
 
+def still_holds(connection: sqlite3.Connection, session: int, entry: Entry) -> bool:
+    """Say whether an entry holds as things stand."""
+    return holds(session, entry, _rows(connection, instances.ROWS_BY_KEYS, [entry.key]).get(entry.key))
+
+
 def write_decided(connection: sqlite3.Connection, session: int, entries: Sequence[Entry], now: int) -> list[Answer]:
     """Read what the entries touch, decide, and write what was decided."""
     rows = _rows(connection, instances.ROWS_BY_KEYS, [entry.key for entry in entries])

@@ -39,6 +39,7 @@ class _Job(NamedTuple):
     work: Work[Any]
     future: asyncio.Future[Any]
     is_write: bool
+    is_alone: bool = False
 
 
 _Answer: TypeAlias = "tuple[asyncio.Future[Any], Outcome]"
@@ -88,7 +89,7 @@ def transact(connection: sqlite3.Connection, works: Sequence[Work[object]], *, l
             if outcomes[0].error is not None:
                 return outcomes
         else:
-            outcomes = [_run_in_savepoint(connection, work) for work in works]
+            outcomes = [run_in_savepoint(connection, work) for work in works]
         connection.execute("COMMIT")
     except BaseException as error:  # noqa: BLE001 - it belongs to the callers, and the thread must live on
         return [Outcome(None, error)] * len(works)
@@ -108,7 +109,8 @@ def run(connection: sqlite3.Connection, work: Work[object]) -> Outcome:
         return Outcome(None, error)
 
 
-def _run_in_savepoint(connection: sqlite3.Connection, work: Work[object]) -> Outcome:
+def run_in_savepoint(connection: sqlite3.Connection, work: Work[object]) -> Outcome:
+    """Call a callable within a transaction; what it raises is caught, and undoes the callable alone."""
     connection.execute("SAVEPOINT work")
     outcome = run(connection, work)
     if outcome.error is not None:
@@ -180,6 +182,19 @@ class SqliteThread:
         """
         return await self._submit(work, is_write=False)
 
+    def hold(self, work: Work[T]) -> asyncio.Future[T]:
+        """Have the thread to oneself: run a callable outside of any transaction, when what was queued before is done.
+
+        It may take its time, and wait for more to do: until it returns, everything else that is handed over waits.
+
+        Returns:
+            What the callable returns or raises, a `StorageError` for the database's errors. Cancelling it does nothing.
+
+        Raises:
+            StorageError: The storage is not open.
+        """
+        return self._submit(work, is_write=False, is_alone=True)
+
     async def close(self) -> None:
         """Run what is queued, disconnect and end the thread. Safe to call twice."""
         if self._thread is None or self._ended is None:
@@ -190,12 +205,12 @@ class SqliteThread:
         await asyncio.shield(self._ended)
         self._thread.join()
 
-    async def _submit(self, work: Work[T], *, is_write: bool) -> T:
+    def _submit(self, work: Work[T], *, is_write: bool, is_alone: bool = False) -> asyncio.Future[T]:
         if self._thread is None or self._is_closing:
             raise StorageError(f"{self._name}: the storage is not open; call open() first")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.put(_Job(work, future, is_write))
-        return await future
+        self._queue.put(_Job(work, future, is_write, is_alone))
+        return future
 
     def _serve(self, opened: asyncio.Future[object], ended: asyncio.Future[object]) -> None:
         try:
@@ -206,14 +221,17 @@ class SqliteThread:
         self._deliver([(opened, _NOTHING)])
         try:
             while jobs := self._gather():
+                alone = jobs.pop() if jobs[-1].is_alone else None
                 self._deliver(self._run(connection, jobs))
+                if alone is not None:
+                    self._deliver([(alone.future, run(connection, alone.work))])
         finally:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
             self._deliver([(ended, _NOTHING)])
 
     def _gather(self) -> list[_Job]:
-        """Wait for a job and take what else is queued; empty when it is time to end."""
+        """Wait for a job and take what else is queued, up to one that is to run alone; empty when it is time to end."""
         jobs: list[_Job] = []
         with contextlib.suppress(queue.Empty):
             while len(jobs) < _MAX_BATCH:
@@ -223,6 +241,8 @@ class SqliteThread:
                         self._queue.put(None)
                     break
                 jobs.append(job)
+                if job.is_alone:
+                    break
         return jobs
 
     def _run(self, connection: sqlite3.Connection, jobs: list[_Job]) -> list[_Answer]:

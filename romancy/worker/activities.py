@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from romancy.activities.context import ActivityContext, current_activity
+from romancy.activities.transaction import current_scope
 from romancy.core.clock import MICROSECONDS
 from romancy.core.codec import check_size
 from romancy.core.events import ActivityCompleted
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from romancy.core.events import Release
     from romancy.core.retry import RetryPolicy
     from romancy.worker.hot import HotRun
+    from romancy.worker.transactions import Transactions
 
 _logger = logging.getLogger("romancy")
 _THREAD_LIMIT = 64
@@ -58,6 +60,7 @@ class ActivityRunner:
         limit: int,
         payload_limit: int,
         heart: Heart,
+        transactions: Transactions,
     ) -> None:
         """Prepare.
 
@@ -68,6 +71,7 @@ class ActivityRunner:
             limit: How many bodies run at once; the others wait in the order of their start.
             payload_limit: Upper bound of an encoded result in bytes.
             heart: Keeps what bodies tell by their heartbeats.
+            transactions: Those of transactional activities.
         """
         self.outcomes = Outcomes(clock, retry)
         self._clock = clock
@@ -75,6 +79,7 @@ class ActivityRunner:
         self._heart = heart
         self._limit = limit
         self._payload_limit = payload_limit
+        self._transactions = transactions
         self._on_result: Callable[[HotRun, Release], None]
         self._on_end: Callable[[HotRun], None]
         self._is_closing = False
@@ -125,10 +130,14 @@ class ActivityRunner:
         if body is not None:
             body.is_wanted = False
             body.is_stopped = True
+            if body.transaction is not None:
+                body.transaction.close("somebody outside has finished the activity")
 
     def _stop(self, body: Body) -> None:
         body.is_stopped = True
         body.cancel_timers()
+        if body.transaction is not None:
+            body.transaction.close("it was told to stop")
         if body.task is not None and body.task.cancel():
             # A task that is cancelled before its first step does not get to its ``finally``.
             body.task.add_done_callback(lambda _: self._leave(body))
@@ -138,6 +147,8 @@ class ActivityRunner:
         body.task = None  # whose context leads back to the body: garbage for the collector otherwise
         if body.timers:
             body.cancel_timers()
+        if body.transaction is not None:
+            body.transaction.close()
         if body.is_late and self._late.get(place := _place_of(body)) is body:
             del self._late[place]
         self._running.discard(body)
@@ -220,6 +231,8 @@ class ActivityRunner:
                     self._enter(body)
                     value = await self._threads.run(partial(definition.fn, *args, **kwargs))
             release = self._release_of(body, value)
+            if body.transaction is not None and body.transaction.commit(release):
+                return  # its outcome counts once it is committed; until then the body stays among its run's
         except asyncio.CancelledError as exc:
             if self._was_stopped(body):
                 raise
@@ -249,6 +262,13 @@ class ActivityRunner:
             check_size(payload, self._payload_limit, definition.result_subject)
         return ActivityCompleted(body.command.activity_id, payload)
 
+    def fail(self, body: Body, exc: BaseException) -> None:
+        """Have an attempt count as failed whose body has ended well, if its outcome still counts."""
+        if body.is_wanted:
+            body.is_wanted = False
+            del body.run.bodies[body.command.activity_id]
+            self._on_result(body.run, self._failed(body, exc))
+
     def _failed(self, body: Body, exc: BaseException) -> Release:
         return self.outcomes.after_failure(body.command, exc, details=body.details)
 
@@ -276,6 +296,9 @@ class ActivityRunner:
                 run.id, run.execution_id, body.run_number, command, deadline, body.details, body, self._heart
             )
         )
+        if command.call.definition.settings.transactional:
+            body.transaction = self._transactions.prepare(body)
+            current_scope.set(body.transaction)
 
     def _bound(self, body: Body) -> None:
         """Set the timers of one attempt."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from romancy.core.commands import RunActivity
     from romancy.worker.hot import HotRun
+    from romancy.worker.transactions import ActivityTransaction
 
 _NO_TIMERS: Mapping[str, asyncio.TimerHandle] = {}
 
@@ -34,6 +35,7 @@ class Body(Pulse):
         deadline: When it is timed out, in epoch microseconds; 0: never.
         timers: What bounds it, by the kind of the bound.
         seen_at: When it was first seen to run without a bound, by the monotonic clock; infinite: that was logged.
+        transaction: Its own, if the activity is transactional and the body has begun.
     """
 
     task: asyncio.Task[None] | None = None
@@ -43,6 +45,7 @@ class Body(Pulse):
     deadline = 0
     timers = _NO_TIMERS
     seen_at = 0.0
+    transaction: ActivityTransaction | None = None
 
     def __init__(self, run: HotRun, command: RunActivity) -> None:
         self.run = run

@@ -15,6 +15,7 @@ from romancy.core.requests import Publish, Send, StartChild, Subscribe
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from romancy.core.events import Note
     from romancy.core.requests import Order, Request
     from romancy.replay.execution import Execution, Turn
     from romancy.worker.hot import HotRun
@@ -119,6 +120,30 @@ def entry_of(run: HotRun, turn: Turn, *, now: int, wake_at: int | None, is_freed
         next_run=next_run,
         silenced=silenced_by(run, is_over=closing is not None) if run.beats else (),
         shown=turn.shown,
+    )
+
+
+def result_entry(run: HotRun, note: Note, *, now: int) -> Entry:
+    """Return the entry that records an activity's result without a turn: the next turn is to go on from it.
+
+    It comes after what is recorded and not gone on from already, if there is such: there is one such turn at most.
+    """
+    is_past = run.wake_at is not None and run.wake_at <= now
+    recorded = run.recorded
+    return Entry(
+        key=run.key,
+        execution_id=run.execution_id,
+        run=run.run,
+        seq=run.next_seq,
+        turn=run.execution.turn + 1 if recorded is None else recorded.number,
+        stamp=max(now, run.execution.loop.stamp) if recorded is None else recorded.stamp,
+        notes=[note],
+        consumed=(),
+        requests=(),
+        status=Status.RUNNING,
+        wake_at=LEAVE if is_past else now,
+        inbox_seen=run.inbox_looked,
+        undrained=1 if recorded is None else run.undrained + 1,
     )
 
 

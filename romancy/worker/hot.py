@@ -7,6 +7,8 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import asyncio
+    from collections import deque
     from collections.abc import Iterator
 
     from romancy.core.events import Arrival
@@ -23,7 +25,8 @@ class HotRun:
     """One run that this process owns.
 
     At most one entry of a run is uncommitted (``is_committing``); what arrives meanwhile waits in ``arrivals``
-    as (instant, rank, number, release). ``beats`` are the heartbeats of activities that the database may hold.
+    as (instant, rank, number, release), and bodies that want to commit one in ``slot_waiters``. ``beats`` are the
+    heartbeats of activities that the database may hold.
     """
 
     __slots__ = (
@@ -52,6 +55,7 @@ class HotRun:
         "next_seq",
         "recorded",
         "run",
+        "slot_waiters",
         "started_at",
         "undrained",
         "wake_at",
@@ -87,6 +91,7 @@ class HotRun:
         self.has_fresh_mail = False
         self.undrained = instance.next_seq - instance.drained_seq
         self.is_mail_expected = False
+        self.slot_waiters: deque[tuple[Body, asyncio.Future[None]]] | None = None
 
     @property
     def is_idle(self) -> bool:

@@ -28,6 +28,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         message_retention: For how long a message with an id that was delivered is recognised; None: for ever.
         retry: The policy of activities that have none of their own.
         is_lenient: A programming error in workflow code fails the run instead of blocking it.
+        transaction_limit: How long a transactional activity may keep the database from others.
         payload_limit: Upper bound of an encoded value in bytes.
         build: Names the deployed code; a blocked instance is tried again by another build.
     """
@@ -46,5 +47,6 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     message_retention: timedelta | None = timedelta(days=7)
     retry: RetryPolicy = RetryPolicy()
     is_lenient: bool = False
+    transaction_limit: timedelta = timedelta(seconds=2)
     payload_limit: int = DEFAULT_PAYLOAD_LIMIT
     build: str = ""

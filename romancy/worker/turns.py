@@ -31,6 +31,7 @@ from romancy.worker.entries import (
 from romancy.worker.hot import UNKNOWN, HotRun
 from romancy.worker.inbox import release_of_item
 from romancy.worker.loading import load, unanswered, without_stale_results
+from romancy.worker.slot import grant
 from romancy.worker.stacks import with_stacks
 
 if TYPE_CHECKING:
@@ -188,6 +189,8 @@ class Turns:
                     self._advance(run)
                 except Exception as exc:  # noqa: BLE001 - a row that can't be read harms its own instance alone
                     self._block(run, failure_of(exc), run.undrained)
+                if run.slot_waiters:
+                    grant(run)
             if time.monotonic() > until:
                 break
         if self._queue and not self._is_scheduled:
@@ -341,9 +344,10 @@ class Turns:
     def _submit(self, run: HotRun, turn: Turn, entry: Entry) -> None:
         run.is_committing = True
         self._hot.mark_active(run)
-        self._committer.submit(entry, run, partial(self._answered, run, turn, entry))
+        self._committer.submit(entry, run, partial(self.answered, run, turn, entry))
 
-    def _answered(self, run: HotRun, turn: Turn, entry: Entry, answer: Answer) -> None:
+    def answered(self, run: HotRun, turn: Turn, entry: Entry, answer: Answer) -> None:
+        """Take in what has become of a turn's entry; its commit is over."""
         run.is_committing = False
         if run.is_gone:
             return
@@ -358,11 +362,9 @@ class Turns:
                 elif entry.wake_at != LEAVE:
                     run.wake_at = entry.wake_at
                 run.has_fresh_mail = False
-                for activity_id in entry.silenced:
-                    run.beats.pop(activity_id, None)
                 self._tell_others(run, answer)
-                if entry.orders:
-                    self._drop_mail(run, entry)
+                if entry.orders or entry.silenced:
+                    self._forget(run, entry)
                 if entry.is_freed and turn.blocked is None:
                     self.drop(run)
                     self._around.run_freed(self._clock.now() if is_mailed else entry.wake_at)
@@ -371,8 +373,11 @@ class Turns:
             case Rejected(reason):
                 _logger.info("instance %s has moved on without this worker: %s", run.id, reason)
                 self.drop(run)
+                self._around.lost_sight()  # the session owns it still if an entry of its own has come before this one
             case Refused(error):
                 self._refused(run, entry, error)
+        if run.slot_waiters:
+            grant(run)
 
     def _tell_others(self, run: HotRun, answer: Accepted) -> None:
         if answer.recipients or answer.mailed:
@@ -381,8 +386,10 @@ class Turns:
             self._around.topics_expected()
 
     @staticmethod
-    def _drop_mail(run: HotRun, entry: Entry) -> None:
-        """Forget the messages of subscriptions that an entry has closed: they are gone from the database's inbox."""
+    def _forget(run: HotRun, entry: Entry) -> None:
+        """Forget what an entry has deleted: heartbeats, and the messages of subscriptions that it has closed."""
+        for activity_id in entry.silenced:
+            run.beats.pop(activity_id, None)
         closed = {order.mailbox for order in entry.orders if isinstance(order, Unsubscribe)}
         if closed:
             run.arrivals = [

@@ -21,7 +21,9 @@ from romancy.worker.hot import HotSet
 from romancy.worker.process import this_process
 from romancy.worker.retention import keep_pruning
 from romancy.worker.session import Session, housekeep
+from romancy.worker.slot import CommitSlots
 from romancy.worker.timers import Alarms
+from romancy.worker.transactions import Transactions
 from romancy.worker.turns import Turns
 from romancy.worker.watchdog import Watchdog
 
@@ -109,6 +111,9 @@ class Worker:
             session=lambda: self._session.id,
             on_lost=self._session.lose,
         )
+        # While a transaction is open the session can't be renewed: it must not expire meanwhile.
+        limit = min(settings.transaction_limit, settings.session_ttl / 3)
+        self._transactions = Transactions(storage, self._committer, clock, limit, self._session.lose)
         self._activities = ActivityRunner(
             clock=clock,
             codec=codec,
@@ -116,6 +121,7 @@ class Worker:
             limit=settings.max_activities,
             payload_limit=settings.payload_limit,
             heart=self._heartbeats,
+            transactions=self._transactions,
         )
         self._turns = Turns(
             hot=self._hot,
@@ -129,6 +135,7 @@ class Worker:
             surroundings=self,
         )
         self._activities.listen(self._turns.result, self._turns.body_ended)
+        self._transactions.listen(CommitSlots(self._turns, self), self._activities.fail)
         self._claim_wanted = asyncio.Event()
         self._deliveries = Deliveries(storage, self._hot, self._turns, settings.poll_interval)
         self._next_due: int | None = None
@@ -179,6 +186,7 @@ class Worker:
         beating = asyncio.create_task(_for_ever(self._heartbeats.write_for_ever))
         try:
             await self._activities.close(self._settings.grace)
+            await self._transactions.close()
             await self._heartbeats.flush()
             await self._settle_turns()
         finally:

@@ -42,6 +42,11 @@ asleep, and no process runs
 Olga was reminded
 no answer in time
 """,
+    "transactional_activity.py": """\
+Bo now has 30
+{'Ada': 70, 'Bo': 30}
+attempts at moving: 2
+""",
 }
 
 

@@ -10,13 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from romancy.core.events import EventKind
-from romancy.core.records import Accepted, Entry
+from romancy.core.records import Accepted, Entry, Rejected, Undone
 from romancy.errors import StorageError
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from romancy.storage.protocol import Storage
+    from romancy.activities.transaction import Parameters, SqlResult
+    from romancy.storage.protocol import Storage, Transaction
 
 T = TypeVar("T")
 
@@ -104,6 +105,30 @@ class FaultyStorage(StorageProxy):
 
     async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Pass a call on, unless it is its turn to fail."""
+
+        async def act() -> Any:
+            result = await super(FaultyStorage, self).call(name, *args, **kwargs)
+            if name == "commit":
+                self.note(args[1], result)
+            return result
+
+        if name != "transaction":
+            return await self.guard(name, act)
+        begun: list[Any] = []
+
+        async def begin() -> FaultyTransaction:
+            begun.append(await act())
+            return FaultyTransaction(self, begun[0])
+
+        try:
+            return await self.guard(name, begin)
+        except StorageError:
+            if begun:  # whoever does not know of it has lost the connection that it is on
+                await begun[0].rollback()
+            raise
+
+    async def guard(self, name: str, act: Callable[[], Awaitable[T]]) -> T:
+        """Do something, unless it is its turn to fail."""
         self._check()
         is_due = False
         if name not in self._spared:
@@ -111,9 +136,7 @@ class FaultyStorage(StorageProxy):
             is_due = len(self.calls) == self._fail_at
         if is_due and self._fault is Fault.BEFORE:
             self._fail(name)
-        result = await super().call(name, *args, **kwargs)
-        if name == "commit":
-            self._note(args[1], result)
+        result = await act()
         if is_due and self._fault is Fault.AFTER:
             self._fail(name)
         self._check()
@@ -129,7 +152,8 @@ class FaultyStorage(StorageProxy):
             self.died.set()
         raise StorageError(f"injected: {name} fails {self._fault.value} it is done")
 
-    def _note(self, entries: Sequence[Entry], answers: Sequence[object]) -> None:
+    def note(self, entries: Sequence[Entry], answers: Sequence[object]) -> None:
+        """Remember which activities have ended."""
         for entry, answer in zip(entries, answers, strict=True):
             if isinstance(answer, Accepted):
                 self.recorded |= {
@@ -137,6 +161,33 @@ class FaultyStorage(StorageProxy):
                     for note in entry.notes
                     if note.kind in _ENDS and note.activity_id is not None
                 }
+
+
+class FaultyTransaction:
+    """A transaction whose calls fail as those of its storage do; when its process dies, it is rolled back."""
+
+    def __init__(self, storage: FaultyStorage, inner: Transaction) -> None:
+        self._storage = storage
+        self._inner = inner
+        self.ended = inner.ended
+
+    async def execute(self, sql: str, parameters: Parameters) -> SqlResult:
+        return await self._storage.guard("transaction.execute", lambda: self._inner.execute(sql, parameters))
+
+    async def executemany(self, sql: str, rows: Sequence[Parameters]) -> SqlResult:
+        return await self._storage.guard("transaction.executemany", lambda: self._inner.executemany(sql, rows))
+
+    async def commit(self, session: int, entry: Entry) -> Accepted | Rejected | Undone:
+        async def act() -> Accepted | Rejected | Undone:
+            answer = await self._inner.commit(session, entry)
+            self._storage.note([entry], [answer])
+            return answer
+
+        return await self._storage.guard("transaction.commit", act)
+
+    async def rollback(self) -> None:
+        await self._inner.rollback()
+        await self._storage.guard("transaction.rollback", self._inner.rollback)
 
 
 class StallingStorage(StorageProxy):
