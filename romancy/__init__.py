@@ -7,7 +7,8 @@ from romancy.activities.heartbeat import complete_later, heartbeat
 from romancy.activities.transaction import Connection, SqlResult, connection
 from romancy.app import App
 from romancy.client.client import Client
-from romancy.client.handle import Handle, HistoryEvent, InstanceInfo, RunInfo
+from romancy.client.handle import Handle
+from romancy.client.info import HistoryEvent, InstanceInfo, RunInfo
 from romancy.core.calls import Call
 from romancy.core.definitions import activity, workflow
 from romancy.core.retry import RetryPolicy

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
-    from romancy.client.handle import Handle, InstanceInfo
+    from romancy.client.handle import Handle
+    from romancy.client.info import InstanceInfo
     from romancy.core.calls import Call
     from romancy.core.clock import Clock
     from romancy.core.codec import Codec

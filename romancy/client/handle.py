@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import msgspec
 
+from romancy.client.info import HistoryEvent, InstanceInfo, RunInfo, info_of, instant
 from romancy.client.waiting import Ended
-from romancy.core.clock import MICROSECONDS
 from romancy.core.durations import seconds_of
 from romancy.core.events import EventKind
-from romancy.core.failures import Failure, decode_failure
+from romancy.core.failures import decode_failure
 from romancy.core.records import Status
 from romancy.errors import (
     InstanceNotFoundError,
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 T = TypeVar("T")
-_TOO_LONG = 19
-"""Digits of a key that would not fit into 64 bits."""
 
 _ERRORS: dict[Status, type[WorkflowFailedError]] = {
     Status.FAILED: WorkflowFailedError,
@@ -44,126 +41,6 @@ _ERRORS: dict[Status, type[WorkflowFailedError]] = {
     Status.TERMINATED: WorkflowTerminatedError,
     Status.TIMED_OUT: WorkflowTimedOutError,
 }
-
-
-class InstanceInfo(msgspec.Struct, frozen=True):
-    """How an instance stands. Instants are aware UTC datetimes.
-
-    Attributes:
-        id: The instance's id.
-        workflow: Its workflow's name.
-        version: Its workflow's version.
-        status: ``pending``, ``running``, ``blocked``, ``completed``, ``failed``, ``cancelled``, ...
-        run: The run's number, from 0, raised by recur.
-        events: How many events the run has recorded.
-        is_owned: Whether a worker holds it.
-        wake_at: When it is next due; None: only a message can wake it, or it has ended.
-        waiting_on: What it waits for, as far as it has been written.
-        unread: How many inbox rows its owner has not looked at.
-        recoveries: How often its worker has died under it since it last got on.
-        failure: Why it is blocked; None if it is not.
-        deadline: When its time limit is reached; None: it has none.
-        priority: From -2 to 2; a higher one is claimed first.
-        custom_status: What its code has set by `set_custom_status`, as plain JSON types; None: nothing.
-        tags: What it was started with and its code has set by `set_tags`.
-        cursor: Where a listing goes on after it: ``client.list(after=info.cursor)``.
-        created_at: When it was started.
-        started_at: When its run began; None: not yet.
-        closed_at: When it ended; None: not yet.
-    """
-
-    id: str
-    workflow: str
-    version: str
-    status: str
-    run: int
-    events: int
-    is_owned: bool
-    wake_at: datetime | None
-    waiting_on: list[dict[str, str]]
-    unread: int
-    recoveries: int
-    failure: Failure | None
-    priority: int
-    custom_status: object
-    tags: dict[str, str]
-    cursor: str
-    created_at: datetime
-    started_at: datetime | None
-    closed_at: datetime | None
-    deadline: datetime | None = None
-
-
-class RunInfo(msgspec.Struct, frozen=True):
-    """A run of an instance whose history can be read.
-
-    Attributes:
-        run: Its number, from 0.
-        closed_at: When `recur` closed it; None: it is the latest run.
-    """
-
-    run: int
-    closed_at: datetime | None
-
-
-class HistoryEvent(msgspec.Struct, frozen=True):
-    """One recorded event of a run, for people; ``payload`` is the recorded JSON as text."""
-
-    seq: int
-    turn: int
-    at: datetime
-    kind: str
-    activity_id: str | None
-    payload: str | None
-
-
-def _instant(stamp: int) -> datetime:
-    return datetime.fromtimestamp(stamp / MICROSECONDS, UTC)
-
-
-def _instant_or_none(stamp: int | None) -> datetime | None:
-    return None if stamp is None else _instant(stamp)
-
-
-def key_of(cursor: str | None) -> int:
-    """Return the key that a listing begins after.
-
-    Raises:
-        ValueError: It is no cursor.
-    """
-    if cursor is None:
-        return 0
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < _TOO_LONG):
-        msg = f"{cursor!r} is no cursor: pass the cursor of the last InstanceInfo of the page before"
-        raise ValueError(msg)
-    return int(cursor)
-
-
-def info_of(instance: Instance) -> InstanceInfo:
-    """Return a row as people read it."""
-    waiting_on: object = msgspec.json.decode(instance.waiting_on) if instance.waiting_on else []
-    return InstanceInfo(
-        id=instance.id,
-        workflow=instance.workflow,
-        version=instance.version,
-        status=instance.status.name.lower(),
-        run=instance.run,
-        events=instance.next_seq,
-        is_owned=instance.session is not None,
-        wake_at=_instant_or_none(instance.wake_at),
-        waiting_on=cast("list[dict[str, str]]", waiting_on),
-        unread=instance.inbox_seq - instance.inbox_seen,
-        recoveries=instance.recoveries,
-        failure=decode_failure(instance.reason) if instance.reason else None,
-        priority=instance.priority,
-        custom_status=msgspec.json.decode(instance.custom_status) if instance.custom_status else None,
-        tags=msgspec.json.decode(instance.tags, type=dict[str, str]) if instance.tags else {},
-        cursor=f"{instance.key:d}",
-        created_at=_instant(instance.created_at),
-        started_at=_instant_or_none(instance.started_at),
-        closed_at=_instant_or_none(instance.closed_at),
-        deadline=_instant_or_none(instance.deadline),
-    )
 
 
 class Handle(Generic[R]):
@@ -312,7 +189,7 @@ class Handle(Generic[R]):
         """
         row = await self._row()
         kept = await self._client.storage.kept_runs(row.key, before=row.run, limit=limit - 1)
-        return [RunInfo(row.run, None), *(RunInfo(run.run, _instant(run.closed_at)) for run in kept)]
+        return [RunInfo(row.run, None), *(RunInfo(run.run, instant(run.closed_at)) for run in kept)]
 
     async def history(self, *, run: int | None = None) -> list[HistoryEvent]:
         """Return what a run has recorded, in order.
@@ -335,7 +212,7 @@ class Handle(Generic[R]):
             HistoryEvent(
                 seq=event.seq,
                 turn=event.turn,
-                at=_instant(event.stamp),
+                at=instant(event.stamp),
                 kind=EventKind(event.kind).name.lower(),
                 activity_id=event.activity_id,
                 payload=None if event.payload is None else event.payload.decode(),
