@@ -35,6 +35,7 @@ FAILURE_LIMIT: Final = 1_048_576
 _DEPTH_LIMIT = 10  # of causes and of groups within groups, as recorded
 _REBUILT_DEPTH_LIMIT = 20  # likewise, as rebuilt: a failure may hold one that was recorded before
 _COUNT_LIMIT = 64  # failures within one failure
+_UNDOING_LIMIT = 200  # failures of undoing that are kept of too many
 _NAME_LIMIT = 500
 _MARK = "__romancy_failure__"
 _CARRIERS = (
@@ -80,7 +81,8 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
         """What went wrong while the run was undone.
 
         Of type ``romancy.errors:CompensationError``, with the compensation's own failure in the details; and of type
-        ``romancy:UnknownOutcome``, for activities that have ended without a result, and may have done their work.
+        ``romancy:UnknownOutcome``, for activities that have ended without a result, and may have done their work. Of
+        more than fit, the first, and at the end one of type ``romancy:LeftOut`` that says how many are missing.
         """
         return self.details[len(self.details) - self.undoing :]
 
@@ -136,8 +138,8 @@ def recorded_failure(exc: BaseException) -> Failure | None:
 def encode_failure(failure: Failure, *, limit: int = FAILURE_LIMIT) -> bytes:
     """Return a failure encoded. What can't be encoded, or does not fit in ``limit`` bytes, is left out.
 
-    Left out are first most of the details' texts, then causes and details, then args and attributes, then most of
-    the texts. Never raises.
+    Left out are first most of the details' texts, then causes and details but the first of what went wrong while the
+    run was undone, then those, args and attributes, then most of the texts. Never raises.
     """
     for reduced in _reductions(failure):
         try:
@@ -168,6 +170,7 @@ _DECODER = msgspec.json.Decoder(Failure)
 def _reductions(failure: Failure) -> Iterator[Failure]:
     yield failure
     yield msgspec.structs.replace(failure, details=tuple(map(_brief, failure.details)))
+    yield _abridged(failure)
     failure = msgspec.structs.replace(failure, cause=None, details=(), undoing=0)
     yield failure
     failure = msgspec.structs.replace(failure, args=None, state=None)
@@ -178,6 +181,16 @@ def _reductions(failure: Failure) -> Iterator[Failure]:
         message=_bounded(str(failure.message), _NAME_LIMIT),
         traceback=_bounded(str(failure.traceback), 4 * _NAME_LIMIT),
     )
+
+
+def _abridged(failure: Failure) -> Failure:
+    """Return a failure with the first of what went wrong while the run was undone, and how much more that was."""
+    kept = tuple(map(_brief, failure.undoing_failures[:_UNDOING_LIMIT]))
+    left = failure.undoing - len(kept)
+    if left:
+        message = f"{left} more failures while the run was undone are left out: they are in its history"
+        kept = (*kept, Failure("romancy:LeftOut", message))
+    return msgspec.structs.replace(failure, cause=None, details=kept, undoing=len(kept))
 
 
 def _brief(failure: Failure) -> Failure:

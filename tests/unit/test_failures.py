@@ -20,6 +20,7 @@ from romancy.core.failures import (
     exception_of,
     failure_of,
     recorded_failure,
+    with_undoing,
 )
 from romancy.errors import (
     ActivityFailedError,
@@ -494,6 +495,16 @@ def test_encode_failure_leaves_out_what_does_not_fit() -> None:
     assert decode_failure(encode_failure(failure, limit=full - 1)) == msgspec.structs.replace(failure, cause=None)
     assert decode_failure(encode_failure(failure, limit=2000)).args is None
     assert decode_failure(encode_failure(failure, limit=10)).type == "builtins:Exception"
+
+
+def test_encode_failure_tells_how_much_of_undoing_it_leaves_out() -> None:
+    undoing = [Failure("a:Undoing", "x" * 1000, traceback="z" * 1000, activity_id=f"undo.{n}") for n in range(3000)]
+    failure = with_undoing(Failure("builtins:KeyError", "y", details=(Failure("a:Own", "own"),)), undoing)
+    kept = decode_failure(encode_failure(failure))
+    *first, last = kept.undoing_failures
+    assert [each.activity_id for each in first] == [f"undo.{n}" for n in range(200)]
+    assert (last.type, last.message[:10]) == ("romancy:LeftOut", "2800 more ")
+    assert (kept.own_details, kept.message) == ((), "y")
 
 
 def test_encode_failure_leaves_out_what_can_not_be_encoded() -> None:
