@@ -9,12 +9,11 @@ import msgspec
 
 from romancy.client.handle import Handle
 from romancy.client.info import InstanceInfo, info_of, key_of
-from romancy.client.options import check_priority, check_start_tags, due_at
+from romancy.client.options import check_priority, check_start_tags, deadline_after, due_at
 from romancy.client.sender import Sender
 from romancy.core import registry
 from romancy.core.calls import Call, WorkflowCall
 from romancy.core.codec import check_size
-from romancy.core.durations import microseconds_of
 from romancy.core.entropy import random_bytes
 from romancy.core.failures import Failure, encode_failure
 from romancy.core.instance_ids import check_instance_id
@@ -133,9 +132,10 @@ class Client(Sender):
                 256 in a value. The workflow can change them by `set_tags`.
             on_conflict: What if the id is taken: ``"raise"``, ``"attach"`` (return a handle on the existing
                 instance, whatever its workflow), or ``"restart"`` (replace one that has ended).
-            timeout: How long the instance may take from now on, the runs that `recur` opens included: a timedelta, or
-                seconds; None: as long as it takes. Then `asyncio.CancelledError` is raised in its code, once, what has
-                to be undone is undone, and it ends as timed out, whatever the code makes of that.
+            timeout: How long the instance may take from now on, or from when it is to begin if that is later, the runs
+                that `recur` opens included: a timedelta, or seconds; None: as long as it takes. Then
+                `asyncio.CancelledError` is raised in its code, once, what has to be undone is undone, and it ends as
+                timed out, whatever the code makes of that.
 
         Returns:
             A handle; the instance is in the database.
@@ -156,16 +156,13 @@ class Client(Sender):
         check_instance_id(chosen)
         now = self._clock.now()
         due = due_at(start_at, delay, now)
+        deadline = deadline_after(timeout, due)
         priority = check_priority(priority)
         checked_tags = check_start_tags(tags, "start(tags=...)")
         definition = call.definition
         subject = definition.arguments_subject
         payload = definition.signature.bind_encode(self._codec, call.args, call.kwargs, subject)
         check_size(payload, self._payload_limit, subject)
-        limit = None if timeout is None else microseconds_of(timeout, "timeout")
-        if limit == 0:
-            msg = f"start(timeout={timeout!r}): a time limit has to be positive"
-            raise ValueError(msg)
         call.close()
         new = NewInstance(
             id=chosen,
@@ -174,7 +171,7 @@ class Client(Sender):
             version=definition.version,
             input=payload,
             wake_at=due,
-            deadline=None if limit is None else now + limit,
+            deadline=deadline,
             priority=priority,
             tags=checked_tags,
         )

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
 from romancy.core.clock import MICROSECONDS
+from romancy.core.durations import microseconds_of
 from romancy.core.shown import check_tags
 
 if TYPE_CHECKING:
@@ -47,6 +48,24 @@ def due_at(start_at: datetime | None, delay: timedelta | float | None, now: int)
         msg = f"delay={delay!r} is too long: an instance must begin before the year 10000"
         raise ValueError(msg)
     return due
+
+
+def deadline_after(timeout: timedelta | float | None, due: int) -> int | None:
+    """Return when the time limit of an instance that begins at ``due`` is reached; None: it has none.
+
+    Raises:
+        ValueError: The limit is not positive, or too long.
+    """
+    if timeout is None:
+        return None
+    limit = microseconds_of(timeout, "timeout")
+    if limit == 0:
+        msg = f"start(timeout={timeout!r}): a time limit has to be positive"
+        raise ValueError(msg)
+    if due + limit > (_LATEST - _EPOCH) // _MICROSECOND:
+        msg = f"start(timeout={timeout!r}): a time limit must be reached before the year 10000"
+        raise ValueError(msg)
+    return due + limit
 
 
 def check_priority(priority: int) -> int:

@@ -64,6 +64,23 @@ async def test_delayed_start_begins_at_its_time_and_not_before(make_app: MakeApp
         assert info.started_at >= due > info.created_at
 
 
+async def test_time_limit_of_a_delayed_start_counts_from_its_time(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        handle = await app.start(start_tells_time(), delay=0.3, timeout=0.2)
+        info = await handle.info()
+        assert info.wake_at is not None
+        assert info.deadline == info.wake_at + timedelta(seconds=0.2)
+        assert await handle.result(timeout=5) >= info.wake_at
+
+
+async def test_time_limit_that_no_calendar_has_is_refused(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        due = datetime.max.replace(tzinfo=UTC)
+        with pytest.raises(ValueError, match="before the year 10000"):
+            await app.start(start_tells_time(), start_at=due, timeout=1)
+        assert await app.list() == []
+
+
 async def test_start_at_an_instant_that_has_passed_is_a_start_now(make_app: MakeApp) -> None:
     async with make_app() as app:
         before = datetime.now(UTC)
