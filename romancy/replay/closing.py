@@ -105,11 +105,11 @@ class Closer:
 
     def _begin_ending(self, root: asyncio.Task[object]) -> None:
         loop = self._run.loop
-        undoing = self._run.undoing.tasks
+        is_undoing = self._run.undoing.is_one_of
         left = [
             f"{task.get_name()} ({getattr(task.get_coro(), '__qualname__', task.get_coro())})"
             for task in loop.tasks
-            if not task.done() and task.transparent_of is None and task not in undoing
+            if not task.done() and task.transparent_of is None and not is_undoing(task)
         ]
         if left and not root.cancelled() and root.exception() is None:
             loop.warn(
@@ -126,7 +126,7 @@ class Closer:
         while left := [task for task in loop.tasks if task is not me and not task.done()]:
             # Twice, if need be: what is cancelled may spawn, but is itself cancelled once.
             for task in left:
-                if task not in cancelled and task not in self._run.undoing.tasks:
+                if task not in cancelled and not self._run.undoing.is_one_of(task):
                     cancelled.add(task)
                     task.cancel()
                     task.add_done_callback(_retrieve)

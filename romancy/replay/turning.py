@@ -207,6 +207,9 @@ class Turning:
         run = self._run
         run.loop.drain()
         self._closer.advance()
+        while run.undoing.waits and run.closing is None and run.loop.poison is None and run.undoing.settle():
+            run.loop.drain()
+            self._closer.advance()
 
     # -- releases ---------------------------------------------------------------------------------------
 
@@ -233,8 +236,6 @@ class Turning:
                 self._consume(release.inbox_seq)  # nobody else will ever want it
             case _:
                 is_wanted = run.operations.deliver(release)
-                if run.undoing.waits:
-                    run.undoing.settled()
         return is_wanted
 
     def _consume(self, inbox_seq: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from romancy.core.calls import ActivityCall, Call
 from romancy.core.failures import Failure, failure_of
@@ -18,22 +18,33 @@ if TYPE_CHECKING:
 
 
 class Block:
-    """A part of the code that is undone on its own; ``failures`` are its compensations that failed for good."""
+    """A part of the code that is undone on its own.
 
-    __slots__ = ("failures", "parent")
+    Attributes:
+        parent: The block around it; None: the run.
+        failures: Its compensations that failed for good.
+        last: The ids of what it still undoes, if a cancel has ended its patience; None: all that is done in it.
+    """
+
+    __slots__ = ("failures", "last", "parent")
 
     def __init__(self, parent: Block | None = None) -> None:
         self.parent = parent
         self.failures: list[CompensationError] = []
+        self.last: frozenset[str] | None = None
+
+    def is_within(self, other: Block) -> bool:
+        """Tell whether the block is another, or is opened in it."""
+        block: Block | None = self
+        while block is not None and block is not other:
+            block = block.parent
+        return block is not None
 
     def holds(self, call: Call[object]) -> bool:
-        """Tell whether a call was made in the block, or in one within it."""
+        """Tell whether a call was made in the block, or in one within it, and is for the block to undo."""
         block: object = getattr(call, "block", None)
-        while isinstance(block, Block):
-            if block is self:
-                return True
-            block = block.parent
-        return False
+        is_inside = isinstance(block, Block) and block.is_within(self)
+        return is_inside and (self.last is None or call.activity_id in self.last)
 
 
 UNDOING = Block()
@@ -57,14 +68,14 @@ class Armed:
 class Undoing:
     """Keep what a run would have to undo, in the order of arming, and undo it in the reverse order.
 
-    What is in flight is waited for before: it may come to be armed. Everything here is derived from the run's
-    history, so that a run which comes back by replay goes on where it was.
+    What is in flight is waited for before each compensation: it may come to be armed, and would then be the last.
+    Everything here is derived from the run's history, so that a run which comes back by replay goes on where it was.
 
     Attributes:
         armed: What would have to be undone, by activity id; a block that failed has taken its own out.
         failures: What went wrong: compensations that failed for good, and calls of which it is not known what they did.
         waits: The futures of those who wait until nothing in flight can be armed any more, each with its block.
-        tasks: Those that undo blocks: they are waited for, not cancelled.
+        tasks: Those that undo blocks, each with its block: they are waited for, not cancelled.
         has_blocks: Whether calls have to be marked with their block.
         is_due: Whether `recur` has asked to undo everything first.
     """
@@ -78,7 +89,7 @@ class Undoing:
         self.armed: dict[str, Armed] = {}
         self.failures: tuple[Failure, ...] = ()
         self.waits: tuple[tuple[Block | None, asyncio.Future[None]], ...] = ()
-        self.tasks: tuple[asyncio.Task[None], ...] = ()
+        self.tasks: tuple[tuple[Block, asyncio.Task[None]], ...] = ()
         self.has_blocks = False
         self.is_due = False
 
@@ -120,7 +131,7 @@ class Undoing:
 
     def has_work(self, block: Block | None = None) -> bool:
         """Tell whether anything of a block (None: of the run) is armed, or may come to be."""
-        return self._last(block) is not None or self._is_unsettled(block)
+        return self._last(block) is not None or self._is_unsettled(block) or bool(self._tasks_within(block))
 
     def _last(self, block: Block | None) -> Armed | None:
         for armed in reversed(self.armed.values()):
@@ -134,50 +145,85 @@ class Undoing:
     def _in_flight(self) -> Iterator[ActivityCall[object]]:
         return (call for call in self._run.operations.activities() if _is_undoable(call))
 
-    def settled(self) -> None:
-        """Note that an activity has ended: who waits for the last of a block's goes on."""
+    def _tasks_within(self, block: Block | None) -> list[asyncio.Task[None]]:
+        """Return those that undo the blocks within a block; at the end of a run there are none left."""
+        return [
+            task
+            for other, task in self.tasks
+            if block is not None and other is not block and other.is_within(block) and not task.done()
+        ]
+
+    def is_one_of(self, task: asyncio.Task[Any]) -> bool:
+        """Tell whether a task undoes a block."""
+        return any(each is task for _, each in self.tasks)
+
+    def settle(self) -> bool:
+        """Let those go on who wait for the last in flight of a block, if it has ended; tell whether there are any.
+
+        To be called when nothing else in the run can go on: what has ended may have been followed by another.
+        """
         waits, self.waits = self.waits, ()
+        has_settled = False
         for block, future in waits:
             if self._is_unsettled(block):
                 self.waits += ((block, future),)
             elif not future.done():
                 future.set_result(None)
+                has_settled = True
+        return has_settled
 
     # -- undoing ----------------------------------------------------------------------------------------
 
-    async def undo_block(self, block: Block) -> None:
+    async def undo_block(self, block: Block, *, is_cancelled: bool) -> None:
         """Undo what was done in a block that has failed, in a task of its own.
+
+        Args:
+            block: It.
+            is_cancelled: A cancel is what leaves it, and will not come again.
 
         Raises:
             asyncio.CancelledError: The waiting task was cancelled meanwhile; everything is undone all the same.
         """
         if not self.has_work(block):
             return
+        if is_cancelled:
+            self._limit(block)
         loop = self._run.loop
         task = loop.create_task(self.undo(block), name="undo")
-        self.tasks += (task,)
+        self.tasks += ((block, task),)
         interruption: asyncio.CancelledError | None = None
         while not task.done():
             try:
                 await asyncio.wait([task])
             except asyncio.CancelledError as exc:
                 interruption = exc
-        self.tasks = tuple(other for other in self.tasks if other is not task)
+                self._limit(block)
+        self.tasks = tuple(other for other in self.tasks if other[1] is not task)
         task.result()
         if interruption is not None:
             raise interruption
 
+    def _limit(self, block: Block) -> None:
+        """Leave what is done in a block from now on to those around it: a cancel must come to an end."""
+        for each in (block, *(other for other, _ in self.tasks if other.is_within(block))):
+            if each.last is None:
+                calls = (*(armed.call for armed in self.armed.values()), *self._in_flight())
+                each.last = frozenset(call.activity_id for call in calls if each.holds(call))
+
     async def undo(self, block: Block | None = None) -> None:
-        """Wait for what is in flight in a block (None: in the run), and compensate what is armed, the last first."""
+        """Compensate what is armed in a block (None: in the run), the last first, as long as anything comes to be."""
         current_block.set(UNDOING)
         self.has_blocks = True
-        if self._is_unsettled(block):
-            settled = self._run.loop.create_future()
-            self.waits += ((block, settled),)
-            await settled
-        while (armed := self._last(block)) is not None:
-            del self.armed[armed.call.activity_id]
-            await self._compensate(armed, block)
+        while self.has_work(block):
+            if self._is_unsettled(block):
+                settled = self._run.loop.create_future()
+                self.waits += ((block, settled),)
+                await settled
+            elif within := self._tasks_within(block):
+                await asyncio.wait(within)
+            elif (armed := self._last(block)) is not None:
+                del self.armed[armed.call.activity_id]
+                await self._compensate(armed, block)
 
     async def _compensate(self, armed: Armed, block: Block | None) -> None:
         call = armed.call

@@ -52,7 +52,7 @@ class Saga:
             return
         if not run.is_lenient and is_bug(exc):
             run.fail_turn(exc)
-        await run.undoing.undo_block(block)
+        await run.undoing.undo_block(block, is_cancelled=isinstance(exc, asyncio.CancelledError))
 
 
 def saga() -> Saga:
@@ -62,6 +62,10 @@ def saga() -> Saga:
     the block and have a compensation are waited for, and what is armed in the block runs: last armed first, recorded,
     with retries. Calls belong to the innermost block around the place where they are made, also in tasks that are made
     in it. Blocks within the block belong to it.
+
+    A task that goes on after the block has failed, as gather's do, is waited for as long as it calls what has a
+    compensation: what it does is undone too. When the block is cancelled, or that comes while it is undone, this ends:
+    what such a task calls from then on belongs to the block around it, or the run.
 
     What was done in a block that ends well stays armed: it is undone when a block around it fails, or the run.
     A compensation that fails for good does not keep the others from running; see `Saga.failures`. A cancel that comes

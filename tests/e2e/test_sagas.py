@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -265,6 +266,47 @@ async def test_block_undoes_its_own_and_the_run_the_rest(make_app: MakeApp) -> N
     ]
     assert caught.value.failure is not None
     assert [each.activity_id for each in caught.value.failure.undoing_failures] == ["4:block_call", "8:block_call"]
+
+
+# -- tasks that go on while their block is undone -----------------------------------------------------------------
+
+
+@workflow
+async def block_hurry() -> str:
+    async def book_both() -> None:
+        await block_book("train")
+        await block_book("room")
+
+    try:
+        async with saga():
+            await asyncio.gather(book_both(), block_call("Ritz"))
+    except ConnectionError:
+        await block_note("stays")
+    return "at home"
+
+
+async def hurry_once(app: App) -> Any:
+    handle = await insist(lambda: app.start(block_hurry(), id="hurry", on_conflict="attach"))
+    outcome = await outcome_of(handle)
+    names = Counter(str(event[1]).partition(":")[2] for event in await events_of(handle) if event[1])
+    return outcome, sorted(names.items())  # which of the two comes first is the world's to decide
+
+
+@pytest.mark.parametrize("is_mortal", [False, True], ids=["retried", "restarted"])
+@pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.value)
+async def test_block_whose_tasks_go_on_is_undone_whichever_storage_call_fails(
+    clock: OffsetClock, hot_limit: int, fault: Fault, is_mortal: bool
+) -> None:
+    await sweep(Scenario([block_hurry], hurry_once), clock, hot_limit, fault=fault, is_mortal=is_mortal, at_least=8)
+
+
+async def test_block_leaves_nothing_of_its_tasks_behind(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        handle = await app.start(block_hurry())
+        assert await handle.result() == "at home"
+        names = Counter((event.activity_id or "").partition(":")[2] for event in await handle.history())
+    assert names["block_cancel"] == names["block_book"] == 2
+    assert names["block_call_off"] == 1
 
 
 # -- a child as a compensation ---------------------------------------------------------------------------------------
