@@ -124,6 +124,36 @@ async def clean_up(db: Connection) -> None:
     await write(db, "clean-up")
 
 
+@activity(transactional=True)
+async def tx_buy(what: str) -> str:
+    await write(connection(), what)
+    return what
+
+
+@tx_buy.compensation(transactional=True, retry=AT_ONCE)
+async def tx_give_back(bought: str, what: str) -> None:
+    starts["back"] += 1
+    await connection().execute("DELETE FROM tx WHERE text = ?", (bought,))
+    await write(connection(), f"{what} was given back")
+    if starts["back"] == 1:
+        raise ConnectionError
+
+
+@workflow
+async def tx_regret() -> None:
+    await tx_prepare()
+    await tx_buy("tea")
+    raise ValueError("regret")
+
+
+async def test_compensation_may_be_transactional(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        with pytest.raises(WorkflowFailedError, match="regret"):
+            await app.run(tx_regret())
+        assert await rows(app) == ["tea was given back"]
+    assert starts == {"back": 2}
+
+
 async def test_rows_commit_with_the_result(make_app: MakeApp, database: str, tmp_path: Path) -> None:
     seen: list[object] = []
 

@@ -221,13 +221,14 @@ async def test_reading_inside_sees_what_is_not_committed_yet(make_app: MakeApp, 
             [event.kind for event in await ended.history()],
             [info.id for info in await app.list(id_prefix="new")],
             await ended.result(),
+            [run.run for run in await ended.runs()],
         ]
 
     bodies["act"] = inside(act)
     async with make_app("sqlite://" if place == "memory" else database) as app:
         apps.append(app)
         await app.run(txjoin_end(), id="ended")
-        assert await work(app, "act") == [["pending", ["run_completed"], ["new"], "over"]]
+        assert await work(app, "act") == [["pending", ["run_completed"], ["new"], "over", [0]]]
         assert await rows(app) == ["tea"]
         await (await app.get("new")).terminate()
 

@@ -47,7 +47,12 @@ async def test_claim_takes_a_pending_instance(worker: Worker, clock: ManualClock
     clock.advance(2)
     (taken,) = (await claim(worker)).claims
     assert taken.instance == msgspec.structs.replace(
-        created, session=worker.session, status=Status.RUNNING, started_at=clock.now(), runtime="here"
+        created,
+        session=worker.session,
+        status=Status.RUNNING,
+        started_at=clock.now(),
+        runtime="here",
+        begun_by=worker.build,
     )
     assert (taken.history, taken.inbox) == ([], [])
     assert await worker.read(created.id) == taken.instance
