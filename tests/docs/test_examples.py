@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from .scripts import ROOT, run_python
+
 EXAMPLES = ROOT / "examples"
 
 PRINTED = {
@@ -56,16 +54,7 @@ def test_every_example_is_listed_here() -> None:
 
 @pytest.mark.parametrize("name", PRINTED)
 def test_example_prints_what_it_should(name: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", EXAMPLES / name],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert (done.stdout, done.stderr, done.returncode) == (PRINTED[name], "", 0)
+    assert run_python(EXAMPLES / name, directory=tmp_path) == PRINTED[name]
     assert list(tmp_path.iterdir()) == []
 
 

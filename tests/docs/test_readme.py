@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from .scripts import ROOT, python_blocks, run_python
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+BLOCKS = python_blocks(README)
 
 # What the blocks leave to the reader: payload types (of functions whose bodies are `...`, hence None) and the other
 # activities. It is executed before a block, in the same namespace.
@@ -57,18 +55,7 @@ SHORTENED = {"asyncio.sleep(3600)": "asyncio.sleep(0.1)"}
 def run(block: str, directory: Path) -> str:
     for written, run_instead in SHORTENED.items():
         block = block.replace(written, run_instead)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PRELUDE + RUN],
-        input=block,
-        cwd=directory,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    return run_python("-c", PRELUDE + RUN, directory=directory, stdin=block)
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
