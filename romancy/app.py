@@ -97,7 +97,7 @@ class App:
             archive_retention: How long the history of a run that `recur` has closed stays readable; None: for ever.
                 Every worker of a database removes what is older than its own setting says.
             message_retention: For how long a ``message_id`` is recognised: a message that repeats it later is delivered
-                again. None: for ever.
+                again. And for how long what is published to a channel waits for its first subscriber. None: for ever.
             retry: The policy of activities that have none of their own.
             on_bug: What a programming error in workflow code does: block the instance until it is mended, or
                 fail it (and compensate).
@@ -110,8 +110,10 @@ class App:
         Raises:
             ValueError: A duration that must be positive is not.
         """
-        if transaction_limit <= timedelta(0):
-            raise ValueError(f"transaction_limit must be positive, not {transaction_limit!r}")
+        for name, given in (("session_ttl", session_ttl), ("transaction_limit", transaction_limit)):
+            if given <= timedelta(0):
+                msg = f"{name} must be positive, not {given!r}"
+                raise ValueError(msg)
         self.url = url
         self._clock = clock or SystemClock()
         self._codec = codec or JsonCodec()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 import msgspec
 
 from romancy.client.handle import Handle
-from romancy.client.info import InstanceInfo, info_of, key_of
+from romancy.client.info import InstanceInfo, check_limit, info_of, key_of
 from romancy.client.options import check_priority, check_start_tags, deadline_after, due_at
 from romancy.client.sender import Sender
 from romancy.core import registry
@@ -292,10 +292,11 @@ class Client(Sender):
             limit: At most so many, from 1.
 
         Raises:
-            ValueError: There is no such status, or no listing has given this cursor.
+            ValueError: There is no such status, no listing has given this cursor, or the limit is less than 1.
             CodecError: The tags are no printable strings, or the custom status can't be encoded.
             PayloadTooLargeError: No tag or custom status can be as large.
         """
+        check_limit(limit)
         statuses = None
         if status is not None:
             if status.upper() not in Status.__members__:

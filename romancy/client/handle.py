@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import msgspec
 
-from romancy.client.info import HistoryEvent, InstanceInfo, RunInfo, info_of, instant
+from romancy.client.info import HistoryEvent, InstanceInfo, RunInfo, check_limit, info_of, instant
 from romancy.client.waiting import Ended
 from romancy.core.durations import seconds_of
 from romancy.core.events import EventKind
@@ -185,8 +185,10 @@ class Handle(Generic[R]):
             limit: At most so many, from 1.
 
         Raises:
+            ValueError: The limit is less than 1.
             InstanceNotFoundError: No instance has the id.
         """
+        check_limit(limit)
         row = await self._row()
         kept = await self._client.storage.kept_runs(row.key, before=row.run, limit=limit - 1)
         return [RunInfo(row.run, None), *(RunInfo(run.run, instant(run.closed_at)) for run in kept)]

@@ -111,6 +111,13 @@ def key_of(cursor: str | None) -> int:
     return int(cursor)
 
 
+def check_limit(limit: int) -> None:
+    """Raise `ValueError` if there is no page of such a size."""
+    if limit < 1:
+        msg = f"limit={limit!r}: a page has at least one item"
+        raise ValueError(msg)
+
+
 def info_of(instance: Instance) -> InstanceInfo:
     """Return a row as people read it."""
     waiting_on: object = msgspec.json.decode(instance.waiting_on) if instance.waiting_on else []

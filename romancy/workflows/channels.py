@@ -158,7 +158,8 @@ class Channel(Generic[T]):
         Args:
             mode: ``"broadcast"``: every subscription gets every message that is published once it is open;
                 ``"competing"``: every message goes to one receive, to the one that has waited longest; what nobody
-                waits for stays until somebody does.
+                waits for stays until somebody does (before the first subscription ever, for the App's
+                ``message_retention``).
 
         Raises:
             OutsideWorkflowError: No workflow runs here.

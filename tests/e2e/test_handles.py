@@ -390,3 +390,18 @@ async def test_start_in_a_workflow_is_refused(make_app: MakeApp) -> None:
     async with make_app(workflows=[definition]) as app:
         with pytest.raises(WorkflowBlockedError, match="put it in an activity"):
             await app.run(definition())
+
+
+async def test_page_without_items_is_refused(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        handle = await app.start(handle_receipt("tea"), id="one")
+        for refused in (app.list(limit=0), handle.runs(limit=-1)):
+            with pytest.raises(ValueError, match="at least one item"):
+                await refused
+
+
+@pytest.mark.parametrize("name", ["session_ttl", "transaction_limit"])
+def test_duration_that_must_be_positive_is_checked(name: str) -> None:
+    settings: dict[str, Any] = {name: timedelta(0)}
+    with pytest.raises(ValueError, match=f"{name} must be positive"):
+        App("sqlite://", **settings)
