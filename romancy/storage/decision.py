@@ -13,7 +13,7 @@ import msgspec
 
 from romancy.core.events import Event, EventKind, SendOutcome
 from romancy.core.records import LEAVE, Accepted, Entry, InboxKind, Rejected, Shown, Status
-from romancy.core.requests import ChildOutcome, Order, Publish, Send, StartChild, Subscribe
+from romancy.core.requests import ChildOutcome, Order, ParentClosePolicy, Publish, Send, StartChild, Subscribe
 from romancy.storage.rows import (
     Advance,
     ArchiveRow,
@@ -368,7 +368,8 @@ class _Batch:
         is_new = self.rows[key].execution_id == request.execution_id
         if not is_new and (not request.is_attaching or key == entry.key):
             return ChildOutcome.EXISTS
-        self.children.append(ChildRow(entry.key, entry.run, request.activity_id, key, request.policy))
+        policy = request.policy if is_new else ParentClosePolicy.ABANDON  # it belongs to whoever has started it
+        self.children.append(ChildRow(entry.key, entry.run, request.activity_id, key, policy))
         return ChildOutcome.STARTED if is_new else ChildOutcome.ATTACHED
 
     def _send(self, sender: str, outgoing: Send) -> SendOutcome:

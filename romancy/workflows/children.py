@@ -103,7 +103,8 @@ def start_child(
         on_parent_close: What becomes of the child if this instance ends first, in whatever way: ``"cancel"`` asks it to
             cancel, ``"terminate"`` ends it (and what it has started), ``"abandon"`` leaves it alone.
         on_conflict: What if the id is taken: ``"raise"``, or ``"attach"``: take the instance that has it for the child,
-            whatever its workflow is; several may be attached to one, and all hear of its end.
+            whatever its workflow is; several may be attached to one, and all hear of its end. What becomes of it when
+            parents end is for the one to say that has started it: for those that are attached it is abandoned.
 
     Returns:
         A call; awaited, it returns a handle once the child is in the database.

@@ -306,6 +306,24 @@ async def test_two_parents_await_the_same_child(make_app: MakeApp) -> None:
         assert len([info for info in await app.list() if info.workflow == "children_wait"]) == 1
 
 
+@workflow(name="children_share")
+async def share() -> str:
+    return await (await start_child(wait("shared"), id="shared", on_conflict="attach"))
+
+
+async def test_attached_child_is_left_alone_by_those_that_have_not_started_it(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        starter = await app.start(share(), id="starter")
+        await parked(app, "starter", "child")
+        attached = await app.start(share(), id="attached")
+        await parked(app, "attached", "child")
+        shared = await parked(app, "shared")
+        await attached.terminate()
+        assert await shared.status() == "running"
+        await shared.send(go_on, "on")
+        assert await starter.result() == "on"
+
+
 @workflow(name="children_taken")
 async def taken(id: str) -> str:
     try:
