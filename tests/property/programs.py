@@ -136,6 +136,40 @@ async def saga_block(node: Node) -> object:
         raise
 
 
+@kind
+async def leaky_block(node: Node) -> object:
+    """Leave tasks running when a block fails; one of them is cancelled before anybody knows that it has begun."""
+
+    async def chain() -> None:
+        for number in range(1 + node.number % 3):
+            await undoable(f"u{number}", node.number)
+
+    async def withdrawn() -> None:
+        await attempted(f"r{node.number}", node.number)
+
+    async def fails() -> None:
+        await asyncio.sleep(node.delay)
+        refuse(f"leaky {node.number}")
+
+    async def cancel(task: asyncio.Task[None]) -> None:
+        for _ in range(node.number % 5):
+            await asyncio.sleep(0)
+        task.cancel()
+
+    spare: list[asyncio.Task[None]] = []
+    try:
+        async with saga():
+            try:
+                await asyncio.gather(chain(), fails(), *map(run, node.children))
+            finally:
+                spare.append(asyncio.create_task(withdrawn()))
+                spare.append(asyncio.create_task(cancel(spare[0])))
+                await asyncio.sleep(0)
+    finally:
+        log("leaked", node.number)
+    return None
+
+
 def refuse(why: str) -> None:
     raise ValueError(why)
 
