@@ -29,6 +29,12 @@ def connected(path: Path) -> Generator[sqlite3.Connection]:
         yield connection
 
 
+def has_schema(path: Path) -> bool:
+    """Tell whether a process has lived for long enough to create the tables."""
+    with connected(path) as connection:
+        return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'history'").fetchone() is not None
+
+
 def free(path: Path) -> None:
     """Expire the sessions of dead processes, as waiting for ten seconds would."""
     with connected(path) as connection, connection:
@@ -62,6 +68,8 @@ class Ledger:
     def check(self) -> None:
         """After a process has ended: note bodies of what had been recorded before it began."""
         lines = self.lines()
+        if not lines and not has_schema(self.database):
+            return  # killed before it had come to anything
         self.repeated += [line for line in lines[self._read :] if line.split()[0] in self._recorded]
         self._read = len(lines)
         self._recorded = recorded(self.database)
