@@ -496,6 +496,72 @@ async def test_children_run_once_whichever_storage_call_fails(
     await sweep(scenario, clock, hot_limit, fault=fault, is_mortal=is_mortal, at_least=20)
 
 
+@workflow(name="children_sweep_shared")
+async def sweep_shared() -> str:
+    """Await a child that another parent awaits too, once its id has turned out to be taken."""
+    try:
+        await start_child(sweep_waiting("again"), id="shared")
+    except InstanceAlreadyExistsError:
+        child = await start_child(sweep_waiting("again"), id="shared", on_conflict="attach")
+        return await child
+    return "started"
+
+
+async def play_shared(app: App) -> list[Any]:
+    await begin(app, lambda: sweep_waiting("shared"), "shared")
+    parents = [await begin(app, sweep_shared, f"parent-{number}") for number in (1, 2)]
+    for parent in parents:
+        while [event.kind for event in await insist(parent.history)].count("child_started") < 2:
+            await asyncio.sleep(0.002)
+    with suppress(InstanceClosedError):  # an earlier process may have come further than it could say
+        await insist(partial(app.send, go_on, "on", to="shared", message_id="on"))
+    return [[await outcome_of(parent), await events_of(parent)] for parent in parents]
+
+
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize("is_mortal", [False, True], ids=["retried", "restarted"])
+@pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.value)
+async def test_both_parents_hear_of_a_shared_child_whichever_storage_call_fails(
+    clock: OffsetClock, hot_limit: int, fault: Fault, is_mortal: bool
+) -> None:
+    scenario = Scenario([sweep_shared, sweep_waiting], play_shared)
+    await sweep(scenario, clock, hot_limit, fault=fault, is_mortal=is_mortal, at_least=15)
+
+
+async def play_purge(app: App) -> list[Any]:
+    """Purge a parent whose child goes on, start it anew, and let the old child end first."""
+    old = await begin(app, again, "parent")
+    ids = await children_of(app, 1)
+    if len(ids) == 1:
+        with suppress(InstanceClosedError):
+            await insist(partial(old.terminate, recursive=False))
+        with suppress(InstanceNotFoundError):  # it is gone already where the acknowledgement was lost
+            await insist(partial(app.purge, "parent"))
+        await begin(app, again, "parent")
+        ids = await children_of(app, 2)
+    for child_id in ids:
+        with suppress(InstanceClosedError):
+            await insist(partial(app.send, go_on, "new", to=child_id, message_id="m"))
+    new = await insist(partial(app.get, "parent"))
+    return [await outcome_of(new), await events_of(new)]
+
+
+async def children_of(app: App, count: int) -> list[str]:
+    """Wait for so many children at least, and return their ids in the order of their starts."""
+    while len(ids := [info.id for info in await insist(app.list) if info.workflow == "children_wait"]) < count:
+        await asyncio.sleep(0.002)
+    return ids
+
+
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.value)
+async def test_parent_started_anew_hears_of_its_own_child_alone_whichever_storage_call_fails(
+    clock: OffsetClock, hot_limit: int, fault: Fault
+) -> None:
+    scenario = Scenario([again, wait], play_purge)
+    await sweep(scenario, clock, hot_limit, fault=fault, is_mortal=False, at_least=10)
+
+
 def refused(make: Callable[[], Any], error: type[Exception], match: str) -> Coroutine[Any, Any, None]:
     async def check() -> None:
         with pytest.raises(error, match=match):

@@ -165,16 +165,16 @@ async def test_asyncio_wait_takes_receives_timers_and_activities(make_app: MakeA
 
 
 @workflow(name="selecting_just_in_time")
-async def just_in_time() -> list[Any]:
+async def just_in_time(limit: float) -> list[Any]:
     """Receive with a time limit, and receive again while the stale timer is due."""
-    first = await letters.receive(timeout=0.15)
+    first = await letters.receive(timeout=limit)
     second = await letters.receive(timeout=60)
     return [first, second]
 
 
 async def test_message_just_before_the_time_limit_is_kept_and_the_stale_timer_hits_nobody(make_app: MakeApp) -> None:
     async with make_app() as app:
-        handle = await app.start(just_in_time(), id="one")
+        handle = await app.start(just_in_time(0.15), id="one")
         while not (waits := (await handle.info()).waiting_on):
             await asyncio.sleep(0.002)
         assert {wait["kind"] for wait in waits} == {"receive", "timer"}
@@ -190,6 +190,28 @@ async def test_message_just_before_the_time_limit_is_kept_and_the_stale_timer_hi
         assert await handle.result() == ["first", "second"]
         kinds = [event.kind for event in await handle.history()]
     assert kinds == ["message_received", "message_received", "run_completed"]
+
+
+async def play_just_in_time(app: App) -> list[Any]:
+    """Have the first message and the timer of its receive released together, and the second come later."""
+    handle = await begin(app, lambda: just_in_time(0.1), "one")
+    await insist(handle.pause)
+    await insist(partial(app.send, letters, "first", to="one", message_id="first"))
+    await asyncio.sleep(0.12)
+    await insist(handle.unpause)
+    while len(await insist(handle.history)) == 0:
+        await asyncio.sleep(0.002)
+    await insist(partial(app.send, letters, "second", to="one", message_id="second"))
+    return [await outcome_of(handle), await events_of(handle)]
+
+
+@pytest.mark.usefixtures("short_pauses")
+@pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.value)
+async def test_message_just_before_the_time_limit_is_kept_whichever_storage_call_fails(
+    clock: OffsetClock, hot_limit: int, fault: Fault
+) -> None:
+    scenario = Scenario([just_in_time], play_just_in_time)
+    await sweep(scenario, clock, hot_limit, fault=fault, is_mortal=False, at_least=5)
 
 
 @workflow(name="selecting_late")
