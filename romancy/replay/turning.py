@@ -163,7 +163,11 @@ class Turning:
             if run.closing is None and self._deliver(release):
                 run.turn = number
                 self._drain()
-            elif not run.operations.was_withdrawn(activity_id := note_of(release).activity_id):
+                continue
+            activity_id = note_of(release).activity_id
+            # What ends in one turn was recorded as such, though the first of it may end the run.
+            is_too_late = run.closing is not None and activity_id in run.operations.pending
+            if not is_too_late and not run.operations.was_withdrawn(activity_id):
                 raise unreached(activity_id or "cancel", run.journal.hint() if run.journal is not None else "")
 
     def _go_on(self, todo: deque[Arrival], number: int) -> None:

@@ -16,14 +16,16 @@ from romancy import (
     ChannelModeError,
     Handle,
     InstanceNotFoundError,
+    WorkflowFailedError,
     activity,
     recur,
     sleep,
     workflow,
 )
+from romancy.storage.sqlite import SqliteStorage
 
 from .conftest import MakeApp
-from .faults import Fault, OffsetClock, insist
+from .faults import Fault, OffsetClock, StorageProxy, insist
 from .sweep import Scenario, act, begin, events_of, outcome_of, sweep
 
 pytestmark = pytest.mark.anyio
@@ -253,6 +255,28 @@ async def test_subscription_goes_on_through_recur_without_a_gap(make_app: MakeAp
         await waiting(app, "rounds")
         await asyncio.gather(*(app.publish(prices, price) for price in range(10)))
         assert sorted(await handle.result()) == list(range(10))
+
+
+async def rows_of(shared: SqliteStorage, table: str) -> list[Any]:
+    """Read a whole table."""
+    return await shared._reader.read(lambda connection: connection.execute(f"SELECT * FROM {table}").fetchall())
+
+
+@workflow(name="topics_send_at_once")
+async def send_at_once() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(letters.send("a", to="nobody"))
+        group.create_task(prices.publish(1))
+        group.create_task(prices.subscribe().__aenter__())
+
+
+async def test_run_that_a_failed_send_ends_fails_though_more_was_asked_for(
+    make_app: MakeApp, shared: SqliteStorage
+) -> None:
+    async with make_app(StorageProxy(shared).storage) as app:
+        with pytest.raises(WorkflowFailedError, match="unhandled errors in a TaskGroup"):
+            await app.run(send_at_once())
+        assert await rows_of(shared, "subscriptions") == []
 
 
 async def test_many_subscribers_get_many_messages(make_app: MakeApp) -> None:

@@ -199,3 +199,18 @@ def test_message_in_the_inbox_is_received_behind_the_turn_of_a_send() -> None:
     shell = Shell(flow, messages=[Message(0, "waiting")]).run()
     assert shell.result == "waiting"
     assert check(flow, messages=[Message(0, "waiting")]).result == "waiting"
+
+
+@pytest.mark.parametrize("is_failing", [True, False])
+def test_run_that_the_first_of_several_outcomes_ends_passes_over_the_others(*, is_failing: bool) -> None:
+    async def flow() -> int:
+        sends = [asyncio.ensure_future(news.send(number, to="other")) for number in range(3)]
+        if is_failing:
+            await asyncio.gather(*sends)
+        done, _ = await asyncio.wait(sends, return_when=asyncio.FIRST_COMPLETED)
+        return len(done)
+
+    shell = check(flow, send_outcome=SendOutcome.CLOSED if is_failing else SendOutcome.SENT)
+    assert [event.kind for event in shell.events[:3]] == [EventKind.MESSAGE_SENT] * 3
+    assert shell.events[-1].kind == (EventKind.RUN_FAILED if is_failing else EventKind.RUN_COMPLETED)
+    assert len(shell.events) == 4

@@ -13,7 +13,7 @@ from romancy.replay.execution import Execution, Turn
 from romancy.replay.journal import RecordedTurn
 
 from .harness import id_of
-from .scripting import T0, act, begin, completed, log, message, news
+from .scripting import T0, act, begin, completed, log, message, news, undoable
 
 
 async def sends_twice() -> list[Any]:
@@ -177,3 +177,20 @@ def test_recorded_release_that_the_code_does_not_get_to_blocks() -> None:
     with pytest.raises(Exception, match="2: history records send 'news'"):
         execution.replay(store.events, drained_seq=store.drained, started_at=T0)
     execution.suspend()
+
+
+def test_kept_results_are_passed_over_when_the_first_of_them_ends_the_run() -> None:
+    """A run that was paused, or blocked, meanwhile goes on from all of them in one turn."""
+
+    async def flow() -> int:
+        asked = [asyncio.ensure_future(call) for call in (act("a"), undoable("b"), act("c"))]
+        done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        return len(done)
+
+    execution = begin(flow)
+    execution.activate(stamp=T0)
+    results = [completed(id, "done") for id in ("1:a", "2:b", "3:c")]
+    turn = execution.activate(results, stamp=T0 + 1, is_recorded=True)
+    assert turn.blocked is None
+    assert turn.closing is not None
+    assert turn.closing.note.payload == b"1"
