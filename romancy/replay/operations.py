@@ -90,6 +90,7 @@ class Operations:
             CodecError: An argument can't be encoded or does not fit.
             PayloadTooLargeError: The arguments are over the limit.
             TypeError: The activity can't be called like this.
+            RuntimeError: The subscription of a receive is closed.
         """
         # The classes are asked for by identity: isinstance of an abstract class's child costs as much as the rest.
         cls = type(call)
@@ -100,6 +101,8 @@ class Operations:
         elif cls is WorkflowCall:
             child = cast("WorkflowCall[object]", call)
             self.commands[call.activity_id] = self.children.request(child, call.activity_id)
+        elif cls is ReceiveCall:
+            self._check_open(cast("ReceiveCall[object]", call))
         future = self._run.loop.create_operation(call, self)
         call.future = future
         self.pending[call.activity_id] = call
@@ -124,6 +127,14 @@ class Operations:
         self.underway[activity_id] = call
         if call.definition.is_armed_early:
             run.undoing.attempted(call)
+
+    def _check_open(self, call: ReceiveCall[object]) -> None:
+        """Refuse a receive that was made in a subscription's block and is awaited behind it.
+
+        Nobody would take back what such a receive is handed and does not read.
+        """
+        if call.mailbox != call.name and call.mailbox not in self.subscriptions:
+            raise _closed(call)
 
     def _wait_for_message(self, call: ReceiveCall[object]) -> None:
         run = self._run
@@ -183,7 +194,7 @@ class Operations:
             return
         for call in list(self._receivers.get(mailbox, {}).values()):
             self._end_receive(call)
-            settle(_taken(call), None, RuntimeError(f"the subscription to channel {call.name!r} was closed"))
+            settle(_taken(call), None, _closed(call))
         self.commands[f"unsubscribe {mailbox}"] = Unsubscribe(mailbox)
         self._run.inbox.drop(mailbox)
 
@@ -436,6 +447,10 @@ def _taken(call: Call[object]) -> asyncio.Future[object]:
     future = call.future
     del call.future
     return future
+
+
+def _closed(call: ReceiveCall[object]) -> RuntimeError:
+    return RuntimeError(f"the subscription to channel {call.name!r} was closed: receive inside of its block")
 
 
 def _cancel_timer(timer: asyncio.TimerHandle, _: asyncio.Future[object]) -> None:

@@ -140,6 +140,30 @@ async def test_holder_that_closes_gives_back_what_it_has_not_read(make_app: Make
         assert done == ["b"]
 
 
+@workflow(name="topics_late")
+async def receive_late(way: str) -> str:
+    """Await a receive behind the block that it was made in."""
+    async with jobs.subscribe(mode="competing") as subscription:
+        late = subscription.receive()
+        receiving = asyncio.ensure_future(late) if way == "task" else late
+    try:
+        return await asyncio.wait_for(receiving, 3600)
+    except RuntimeError as exc:
+        return str(exc)
+
+
+@pytest.mark.parametrize("way", ["task", "call"])
+async def test_receive_behind_its_block_is_refused_and_takes_no_message(make_app: MakeApp, way: str) -> None:
+    async with make_app() as app:
+        late = await app.start(receive_late(way), id="late")
+        while "subscribed" not in [event.kind for event in await late.history()]:
+            await asyncio.sleep(0.002)
+        for job in ("a", "end"):
+            await app.publish(jobs, job)
+        assert await app.run(work()) == ["a"]
+        assert "subscription to channel 'topics.jobs' was closed" in await late.result()
+
+
 @workflow(name="topics_try")
 async def try_jobs() -> str | None:
     async with jobs.subscribe(mode="competing") as subscription:
