@@ -381,6 +381,7 @@ class _Batch:
         target = self._draft(key)
         if target.status >= Status.COMPLETED:
             return SendOutcome.CLOSED
+        self.topics.sent(outgoing.channel)
         target.inbox_seq += 1
         target.wake_at = wake_for_mail(target.status, target.wake_at, self.now)
         self.messages.append(

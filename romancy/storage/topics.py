@@ -51,11 +51,13 @@ class Topics:
         return [row for name, row in self._channels.items() if self._before.get(name) != row]
 
     def admits_send(self, channel: str) -> bool:
-        """Tell whether messages may be sent to instances directly; the first one decides on the channel's mode."""
+        """Tell whether messages may be sent to instances directly."""
         row = self._channels.get(channel)
-        if row is None:
-            row = self._channels[channel] = ChannelRow(channel, ChannelMode.DIRECT, 0, 0, 0)
-        return row.mode == ChannelMode.DIRECT
+        return row is None or row.mode == ChannelMode.DIRECT
+
+    def sent(self, channel: str) -> None:
+        """Note that a message was sent directly; the first one decides on the channel's mode."""
+        self._channels.setdefault(channel, ChannelRow(channel, ChannelMode.DIRECT, 0, 0, 0))
 
     def publish(self, request: Publish, sender: str | None, now: int) -> SendOutcome:
         """Add a message to a topic."""

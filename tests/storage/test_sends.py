@@ -7,8 +7,17 @@ import itertools
 import pytest
 
 from romancy.core.clock import ManualClock
-from romancy.core.events import EventKind
-from romancy.core.records import LEAVE, Accepted, InboxItem, InboxKind, NextRun, Status
+from romancy.core.events import EventKind, SendOutcome
+from romancy.core.records import (
+    LEAVE,
+    Accepted,
+    InboxItem,
+    InboxKind,
+    NextRun,
+    PostResult,
+    Publication,
+    Status,
+)
 from romancy.storage.protocol import Storage
 
 from .making import CLOSING, RECURRING, SECOND, Worker, note, post, send
@@ -150,6 +159,15 @@ async def test_send_of_a_rejected_entry_reaches_nobody(worker: Worker) -> None:
     target, sender = await worker.own("target"), await worker.own()
     await worker.commit(worker.entry(sender, seq=5, requests=[send("target")]))
     assert await worker.read("target") == target
+
+
+async def test_send_that_reaches_nobody_leaves_its_channel_undecided(worker: Worker, storage: Storage) -> None:
+    await worker.close(await worker.own("closed"))
+    sends = [send("closed", activity_id="1:send"), send("nobody", activity_id="2:send")]
+    answer = await worker.accepted(worker.entry(await worker.own(), requests=sends))
+    expected = [b"%d" % outcome for outcome in (SendOutcome.CLOSED, SendOutcome.NOT_FOUND)]
+    assert [outcome.payload for outcome in answer.outcomes] == expected
+    assert await storage.publish([Publication("replies", b"1", "m")]) == [PostResult.POSTED]
 
 
 async def test_send_makes_a_cold_target_claimable(worker: Worker) -> None:
