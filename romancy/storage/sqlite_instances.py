@@ -144,7 +144,8 @@ def _deliver(connection: sqlite3.Connection, item: Post, effects: Effects, now: 
 
 def _row(connection: sqlite3.Connection, id: str) -> Row | None:
     found = connection.execute(instances.ROWS_BY_IDS, (json.dumps([id]),)).fetchone()
-    return None if found is None else Row._make(found)
+    row = None if found is None else Row._make(found)
+    return None if row is None or row.id != id else row  # SQLite reads a JSON text up to its first null character
 
 
 def terminate(connection: sqlite3.Connection, id: str, failure: bytes, now: int, *, is_recursive: bool) -> list[int]:

@@ -27,6 +27,11 @@ async def test_post_to_an_unknown_id_is_not_found(worker: Worker, storage: Stora
     assert await storage.post([post("nobody")]) == [PostResult.NOT_FOUND]
 
 
+async def test_post_to_an_id_with_more_behind_a_null_character_is_not_found(worker: Worker, storage: Storage) -> None:
+    await worker.own("target")
+    assert await storage.post([post("target\0two")]) == [PostResult.NOT_FOUND]
+
+
 async def test_post_to_a_closed_instance_is_closed(worker: Worker, storage: Storage) -> None:
     closed = await worker.close(await worker.own("target"))
     assert await storage.post([post("target")]) == [PostResult.CLOSED]
