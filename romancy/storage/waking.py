@@ -14,11 +14,12 @@ def wake_for_mail(status: int, wake_at: int | None, now: int, kind: InboxKind = 
     """Return when an instance is claimable after something has reached its inbox.
 
     That is now, or earlier if it is due already, so that mail never costs an instance its place in the queue.
-    A message does not start a pending instance before its time; a cancel does, because it must reach it.
+    A message does not start a pending instance before its time, nor one that was paused before it began (what had
+    begun is made claimable by whoever takes the pause back); a cancel does, because it must reach it.
     """
-    if status == Status.PENDING and kind is InboxKind.MESSAGE:
+    if status in {Status.PENDING, Status.PAUSED} and kind is InboxKind.MESSAGE:
         return wake_at
-    return now if wake_at is None or wake_at > now else wake_at
+    return _by(now, wake_at)
 
 
 def parked_until(entry: Entry, wake_at: int | None, now: int, *, is_mailed: bool) -> int | None:
@@ -29,6 +30,8 @@ def parked_until(entry: Entry, wake_at: int | None, now: int, *, is_mailed: bool
         wake_at = entry.wake_at
     elif not entry.is_freed:
         return wake_at
-    if is_mailed:
-        return wake_for_mail(entry.status, wake_at, now)
-    return wake_at
+    return _by(now, wake_at) if is_mailed else wake_at
+
+
+def _by(now: int, wake_at: int | None) -> int:
+    return now if wake_at is None or wake_at > now else wake_at

@@ -75,6 +75,27 @@ async def test_message_does_not_start_a_pending_instance_early(
     assert len(claim.inbox) == 1
 
 
+async def test_message_to_a_pause_does_not_begin_an_instance_early(
+    worker: Worker, storage: Storage, clock: ManualClock
+) -> None:
+    later = clock.now() + SECOND
+    await worker.create("target", wake_at=later)
+    await storage.pause("target")
+    await storage.post([post("target")])
+    await storage.unpause("target")
+    assert (await worker.read("target")).wake_at == later
+    assert await worker.claim_all() == []
+
+
+async def test_message_to_a_pause_is_there_when_the_run_goes_on(worker: Worker, storage: Storage) -> None:
+    await worker.advance(await worker.own("target"), note(), wake_at=2**60, is_freed=True)
+    await storage.pause("target")
+    await storage.post([post("target")])
+    await storage.unpause("target")
+    (claim,) = await worker.claim_all()
+    assert len(claim.inbox) == 1
+
+
 async def test_cancel_reaches_a_pending_instance_early(worker: Worker, storage: Storage, clock: ManualClock) -> None:
     await worker.create("target", wake_at=clock.now() + SECOND)
     await storage.post([post("target", kind=InboxKind.CANCEL)])
