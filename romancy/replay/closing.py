@@ -88,6 +88,7 @@ class Closer:
             left = ", ".join(armed.call.activity_id for armed in run.undoing.armed.values())
             message = f"{reason}; not undone: {left}" if left else reason
             failure = Failure("romancy.errors:WorkflowTerminatedError", message)
+            run.operations.retract_requests()
             run.closing = self._failed_closing(Status.TERMINATED, failure)
 
     @property

@@ -198,6 +198,11 @@ class Operations:
         self.commands[f"unsubscribe {mailbox}"] = Unsubscribe(mailbox)
         self._run.inbox.drop(mailbox)
 
+    def retract_requests(self) -> None:
+        """Ask nothing of the database in this turn: it ends the run, and nobody would hear the outcome."""
+        for call in self.requested():
+            self._retract(call)
+
     def cancel_child(self, activity_id: str, reason: str) -> None:
         """Ask a child that is held to cancel; nothing if it has ended, as far as is known."""
         child = self.children.held.get(activity_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import anyio
@@ -14,7 +15,21 @@ from romancy.core.events import CancelRequested, EventKind, Release, TimerFired
 from romancy.core.records import Status
 
 from .harness import Shell, check
-from .scripting import T0, Message, Outcome, Plan, act, begin, completed, events_of, log, message, news, undoable
+from .scripting import (
+    T0,
+    Message,
+    Outcome,
+    Plan,
+    act,
+    begin,
+    completed,
+    define,
+    events_of,
+    log,
+    message,
+    news,
+    undoable,
+)
 
 
 def planned(**ends: float | None) -> Plan:
@@ -249,6 +264,32 @@ def test_shortest_grace_counts() -> None:
     assert end.closing is not None
     assert end.closing.status is Status.TERMINATED
     assert len(execution.timers) == 0
+    execution.suspend()
+
+
+def test_run_that_is_terminated_asks_for_nothing_in_that_turn() -> None:
+    """Nobody would hear the outcome; and a subscription or a child would outlive the run."""
+
+    async def child() -> None:
+        raise AssertionError
+
+    async def flow() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(1_000_000)
+        await news.receive()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(news.send("hello", to="other"))
+            group.create_task(news.publish("hello"))
+            group.create_task(news.subscribe().__aenter__())
+            group.create_task(define(child)())
+
+    execution = begin(flow)
+    execution.activate(stamp=T0)
+    execution.activate([CancelRequested(b'{"reason":"b","grace":5}', 1)], stamp=T0)
+    end = execution.activate([message("go on", 2), TimerFired("grace@1")], stamp=T0 + 5)
+    assert end.closing is not None
+    assert end.closing.status is Status.TERMINATED
+    assert end.commands == []
     execution.suspend()
 
 
