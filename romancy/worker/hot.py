@@ -25,8 +25,9 @@ class HotRun:
     """One run that this process owns.
 
     At most one entry of a run is uncommitted (``is_committing``); what arrives meanwhile waits in ``arrivals``
-    as (instant, rank, number, release), and bodies that want to commit one in ``slot_waiters``. ``beats`` are the
-    heartbeats of activities that the database may hold.
+    as (instant, rank, number, release), and bodies that want to commit one in ``slot_waiters``. ``inbox_at`` is the
+    instant of what has arrived last in the inbox, and ``beats`` are the heartbeats of activities that the database may
+    hold.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class HotRun:
         "has_parked",
         "id",
         "idle_since",
+        "inbox_at",
         "inbox_looked",
         "inbox_written",
         "is_committing",
@@ -73,6 +75,7 @@ class HotRun:
         self.next_seq = instance.next_seq
         self.started_at = instance.started_at or 0
         self.wake_at: int | None = instance.wake_at
+        self.inbox_at = 0
         self.inbox_looked = instance.inbox_seq
         self.inbox_written = instance.inbox_seen
         self.arrivals: list[tuple[int, int, int, Arrival]] = []

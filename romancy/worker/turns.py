@@ -156,7 +156,9 @@ class Turns:
 
     def _deliver_inbox(self, run: HotRun, items: Iterable[InboxItem]) -> None:
         for item in items:
-            self._arrive(run, item.at, _INBOX, release_of_item(item))
+            # Their numbers tell their order: the clock may have been set back in between.
+            run.inbox_at = max(run.inbox_at, item.at)
+            self._arrive(run, run.inbox_at, _INBOX, release_of_item(item))
 
     def _arrive(self, run: HotRun, at: int, rank: int, release: Arrival) -> None:
         if run.is_gone:

@@ -20,9 +20,10 @@ from romancy import (
     sleep,
     workflow,
 )
+from romancy.storage.sqlite import SqliteStorage
 
 from .conftest import MakeApp
-from .faults import Fault, OffsetClock, insist
+from .faults import Fault, OffsetClock, StorageProxy, insist
 from .sweep import Scenario, act, begin, events_of, outcome_of, sweep
 
 pytestmark = pytest.mark.anyio
@@ -92,6 +93,26 @@ async def test_paused_run_takes_messages_when_it_goes_on(make_app: MakeApp) -> N
         await handle.unpause()
         await handle.unpause()
         assert await handle.result() == "hello"
+
+
+@workflow(name="pausing_receive_three")
+async def receive_three() -> list[str]:
+    return [await letters.receive() for _ in range(3)]
+
+
+async def test_messages_keep_their_order_though_the_clock_was_set_back(
+    make_app: MakeApp, shared: SqliteStorage, clock: OffsetClock
+) -> None:
+    async with make_app(StorageProxy(shared).storage, clock=clock) as app:
+        handle = await app.start(receive_three(), id="one")
+        while not (await handle.info()).waiting_on:
+            await asyncio.sleep(0.002)
+        await handle.pause()
+        for text in ("one", "two", "three"):
+            await handle.send(letters, text)
+            clock.advance(-1)
+        await handle.unpause()
+        assert await handle.result() == ["one", "two", "three"]
 
 
 async def test_timer_of_a_paused_run_fires_when_it_goes_on(make_app: MakeApp) -> None:
