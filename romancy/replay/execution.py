@@ -196,7 +196,7 @@ class Execution:
 
         def make() -> bytes:
             is_taken = self.operations.receiver_of(mailbox) is not None  # by a receive that came first
-            message = None if is_taken else self.inbox.take_message(mailbox)
+            message = None if is_taken else self._turning.take_message(mailbox)
             if message is None:
                 return b"null"
             self._turning.consumed += (message.inbox_seq,)

@@ -39,11 +39,12 @@ class Turning:
         fatal: Why the run can't go on, if it can't.
     """
 
-    __slots__ = ("_closer", "_run", "consumed", "fatal", "notes")
+    __slots__ = ("_closer", "_run", "_todo", "consumed", "fatal", "notes")
 
     def __init__(self, run: Execution, closer: Closer) -> None:
         self._run = run
         self._closer = closer
+        self._todo: deque[Arrival] = deque()
         self.notes: list[Note] = []
         self.consumed: tuple[int, ...] = ()
         self.fatal: BaseException | None = None
@@ -112,6 +113,16 @@ class Turning:
         run.loop.is_muted = False
         return pending
 
+    def take_message(self, mailbox: str) -> MessageReceived | None:
+        """Take a mailbox's oldest message, though no receive waits for it; None if none has come before this turn."""
+        message = self._run.inbox.take_message(mailbox)
+        if message is None:
+            for index, release in enumerate(self._todo):
+                if isinstance(release, MessageReceived) and release.mailbox == mailbox:
+                    del self._todo[index]
+                    return release
+        return message
+
     def _run_turn(self, releases: Sequence[Arrival], is_recorded: bool, guard: Guard | None) -> None:  # noqa: FBT001
         """Do a turn's work inside the loop; what makes the run impossible to go on with is kept in ``fatal``."""
         run = self._run
@@ -173,6 +184,7 @@ class Turning:
     def _go_on(self, todo: deque[Arrival], number: int) -> None:
         """Release what has come, and messages of the inbox as soon as a receive waits for them."""
         run = self._run
+        self._todo = todo
         inbox = run.inbox
         while self.fatal is None and run.closing is None:
             release: Release | None = inbox.take(run.operations) if inbox.has_news else None

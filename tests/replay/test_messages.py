@@ -160,6 +160,21 @@ def test_buffered_messages_come_before_the_rest_of_the_batch() -> None:
     assert turn.closing.note.payload == b'["m","o"]'
 
 
+def test_try_receive_sees_all_that_came_before_its_turn() -> None:
+    async def flow() -> list[Any]:
+        await asyncio.sleep(1)
+        return [news.try_receive(), news.try_receive(), news.try_receive("nothing")]
+
+    execution = begin(flow)
+    execution.activate(stamp=T0)
+    batch: list[Release] = [TimerFired("@1"), message("one", 1), message("two", 2), message("other", 3, "jobs")]
+    turn = execution.activate(batch, stamp=T0 + 5 * SECOND)
+    assert turn.closing is not None
+    assert turn.closing.note.payload == b'["one","two","nothing"]'
+    assert turn.consumed == (1, 2)
+    assert len(execution.inbox.unread()) == 1
+
+
 @pytest.mark.parametrize(
     ("outcome", "error"),
     [
