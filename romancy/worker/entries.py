@@ -91,6 +91,8 @@ def entry_of(run: HotRun, turn: Turn, *, now: int, wake_at: int | None, is_freed
     if asked:
         requests = cast("list[Request]", [command for command in asked if type(command) in _REQUESTS])
         orders = cast("list[Order]", [command for command in asked if type(command) not in _REQUESTS])
+    # A run that is paused before its first turn: what it waits for would tell that it had begun.
+    is_unbegun = run.execution.turn == 0 and not run.has_parked
     next_run = None
     status = Status.RUNNING
     if closing is not None:
@@ -116,7 +118,7 @@ def entry_of(run: HotRun, turn: Turn, *, now: int, wake_at: int | None, is_freed
         wake_at=wake_at,
         inbox_seen=run.inbox_looked,
         is_freed=is_freed,
-        waiting_on=None if wake_at == LEAVE or closing is not None else waiting_on(run.execution),
+        waiting_on=None if wake_at == LEAVE or closing is not None or is_unbegun else waiting_on(run.execution),
         next_run=next_run,
         silenced=silenced_by(run, is_over=closing is not None) if run.beats else (),
         shown=turn.shown,

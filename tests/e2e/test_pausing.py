@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,8 @@ from romancy import (
     sleep,
     workflow,
 )
+from romancy.core.records import Mail
+from romancy.storage.protocol import Storage
 from romancy.storage.sqlite import SqliteStorage
 
 from .conftest import MakeApp
@@ -134,6 +137,50 @@ async def test_instance_that_is_paused_before_it_begins_does_not_begin(make_app:
         assert await handle.status() == "paused"
         await handle.unpause()
         assert await handle.status() == "pending"
+
+
+class PausingStorage(StorageProxy):
+    """Let a pause come between the first claim of an instance and its first turn."""
+
+    def __init__(self, inner: Storage) -> None:
+        super().__init__(inner)
+        self.paused: asyncio.Future[list[Mail]] = asyncio.get_running_loop().create_future()
+        self.is_looking = asyncio.Event()
+        self.is_over = False
+
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Pass a call on; the first look at inboxes ends with the claim, and sees the pause."""
+        if name == "mail" and not self.is_over:
+            self.is_looking.set()
+            mails = await self.paused
+            self.is_over = True
+            return mails
+        result = await super().call(name, *args, **kwargs)
+        if name == "claim" and result.claims and not self.paused.done():
+            await self.inner.pause(result.claims[0].instance.id)
+            self.paused.set_result(await self.inner.mail(args[0]))
+        return result
+
+
+@workflow(name="pausing_try")
+async def try_receive_first() -> str | None:
+    return letters.try_receive()
+
+
+async def test_run_that_is_paused_before_its_first_turn_begins_with_what_has_come(
+    make_app: MakeApp, shared: SqliteStorage
+) -> None:
+    storage = PausingStorage(shared)
+    settings = {"poll_interval": timedelta(milliseconds=10)}
+    async with make_app(StorageProxy(shared).storage, worker=False) as client, make_app(storage.storage, **settings):
+        await storage.is_looking.wait()
+        handle = await client.start(try_receive_first(), id="one", delay=0.05)
+        await handle.send(letters, "hello")
+        while not storage.is_over or (await handle.info()).is_owned:
+            await asyncio.sleep(0.002)
+        assert await handle.history() == []
+        await handle.unpause()
+        assert await handle.result() == "hello"
 
 
 async def test_paused_instance_stays_so_for_the_next_process(make_app: MakeApp, database: str) -> None:
