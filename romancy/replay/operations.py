@@ -44,6 +44,7 @@ _envelope = msgspec.json.Decoder(Envelope)
 _attempt = msgspec.json.Decoder(Attempt)
 _hand_over = msgspec.json.Decoder(HandOver)
 _answer = msgspec.json.Decoder(OutsideAnswer)
+_SHORTEST_TIMEOUT = 0.000_001
 
 
 class Operations:
@@ -143,7 +144,8 @@ class Operations:
         if call.is_competing:
             self.commands[call.activity_id] = Wait(call.activity_id, call.name, call.mailbox)
         if call.timeout is not None:
-            timer = run.loop.call_later(call.timeout, self._time_out, call)
+            # Not at once, even if it is 0: what has come already comes before every time limit.
+            timer = run.loop.call_later(max(call.timeout, _SHORTEST_TIMEOUT), self._time_out, call)
             call.future.add_done_callback(partial(_cancel_timer, timer))
 
     def cancelled(self, call: Call[object]) -> None:

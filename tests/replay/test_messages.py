@@ -111,6 +111,21 @@ def test_receive_with_a_timeout_raises_and_loses_nothing() -> None:
     assert [event.kind for event in shell.events].count(EventKind.TIMER_FIRED) == 1
 
 
+@pytest.mark.parametrize("timeout", [0, 0.0, -1, 0.000_000_001])
+def test_receive_with_no_time_takes_what_is_there(timeout: float) -> None:
+    async def flow() -> list[Any]:
+        await asyncio.sleep(10)
+        got: list[Any] = []
+        try:
+            while True:
+                got.append(await news.receive(timeout=timeout))
+        except TimeoutError:
+            return [*got, await news.receive()]
+
+    messages = [Message(1, "one"), Message(2, "two"), Message(30, "late")]
+    assert check(flow, messages=messages).result == ["one", "two", "late"]
+
+
 @pytest.mark.parametrize("is_message_first", [True, False])
 @pytest.mark.parametrize("form", ["asyncio.timeout", "timeout="])
 def test_message_and_timer_together_agree_with_replay(*, is_message_first: bool, form: str) -> None:
