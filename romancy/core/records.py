@@ -309,13 +309,15 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
     """An entry that is written; ``outcomes`` are those of its requests as recorded events, in order.
 
     ``mailed`` says that the inbox holds rows that the owner has not seen, and ``recipients`` are the keys of other
-    instances that the entry has reached or created. ``has_topics`` says that a topic may have something to hand out.
+    instances that the entry has reached or created. ``has_topics`` says that a topic may have something to hand out,
+    ``is_paused`` that the instance was paused meanwhile: nothing that the entry's turn asks for is to begin.
     """
 
     outcomes: list[Event]
     mailed: bool = False
     recipients: tuple[int, ...] = ()
     has_topics: bool = False
+    is_paused: bool = False
 
 
 class Rejected(msgspec.Struct, frozen=True):

@@ -310,9 +310,10 @@ class _Batch:
         """Tell an entry's owner what has become of it, after the whole batch."""
         if isinstance(outcomes, Rejected):
             return outcomes
-        is_mailed = has_mail(self._draft(entry.key))
+        draft = self._draft(entry.key)
+        is_mailed, is_paused = has_mail(draft), draft.row.status == Status.PAUSED
         if not outcomes and not entry.orders:
-            return Accepted(outcomes, is_mailed)
+            return Accepted(outcomes, is_mailed, is_paused=is_paused)
         reached = dict.fromkeys(
             key
             for request, event in zip(entry.requests, outcomes, strict=True)
@@ -320,7 +321,7 @@ class _Batch:
         )
         reached.pop(entry.key, None)
         has_topics = bool(entry.orders) or any(isinstance(request, Publish | Subscribe) for request in entry.requests)
-        return Accepted(outcomes, is_mailed, tuple(reached), has_topics)
+        return Accepted(outcomes, is_mailed, tuple(reached), has_topics, is_paused)
 
     def _reached(self, request: Request, event: Event) -> int | None:
         """Return the key of the instance that a request has reached or created."""

@@ -364,6 +364,7 @@ class Turns:
                 elif entry.wake_at != LEAVE:
                     run.wake_at = entry.wake_at
                 run.has_fresh_mail = False
+                run.is_paused = run.is_paused or answer.is_paused
                 self._tell_others(run, answer)
                 if entry.orders or entry.silenced:
                     self._forget(run, entry)

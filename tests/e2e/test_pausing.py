@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -21,12 +22,12 @@ from romancy import (
     sleep,
     workflow,
 )
-from romancy.core.records import Mail
+from romancy.core.records import Entry, Mail
 from romancy.storage.protocol import Storage
 from romancy.storage.sqlite import SqliteStorage
 
 from .conftest import MakeApp
-from .faults import Fault, OffsetClock, StorageProxy, insist
+from .faults import Fault, MeddlingStorage, OffsetClock, StorageProxy, insist
 from .sweep import Scenario, act, begin, events_of, outcome_of, sweep
 
 pytestmark = pytest.mark.anyio
@@ -96,6 +97,39 @@ async def test_paused_run_takes_messages_when_it_goes_on(make_app: MakeApp) -> N
         await handle.unpause()
         await handle.unpause()
         assert await handle.result() == "hello"
+
+
+@workflow(name="pausing_send_and_act")
+async def send_and_act() -> list[str]:
+    first = await step("one")
+    await letters.send("hello", to="other")
+    return [first, await step("two")]
+
+
+@pytest.mark.parametrize("make_call", [steps, send_and_act], ids=["act", "send"])
+async def test_nothing_begins_when_a_pause_comes_before_the_commit(
+    make_app: MakeApp, shared: SqliteStorage, make_call: Any
+) -> None:
+    storage = MeddlingStorage(shared)
+    async with make_app(storage.storage) as app:
+        handle = await app.start(make_call(), id="one")
+        await app.start(receive(), id="other", delay=3600)
+        while begun != ["one"]:
+            await asyncio.sleep(0.002)
+
+        async def pause(_: Sequence[Entry]) -> None:
+            storage.before = None
+            await shared.pause("one")
+
+        storage.before = pause
+        gates[0].set()
+        while (await handle.info()).is_owned:
+            await asyncio.sleep(0.002)
+        assert (await handle.status(), begun) == ("paused", ["one"])
+        kinds = [event.kind for event in await handle.history()]
+        assert kinds == ["activity_completed", "message_sent"][: len(kinds)]
+        await handle.unpause()
+        assert await handle.result() == ["one", "two"]
 
 
 @workflow(name="pausing_receive_three")
