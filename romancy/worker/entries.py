@@ -117,6 +117,7 @@ def entry_of(run: HotRun, turn: Turn, *, now: int, wake_at: int | None, is_freed
         status=status,
         wake_at=wake_at,
         inbox_seen=run.inbox_looked,
+        undrained=turn.undrained,
         is_freed=is_freed,
         waiting_on=None if wake_at == LEAVE or closing is not None or is_unbegun else waiting_on(run.execution),
         next_run=next_run,

@@ -306,7 +306,8 @@ class Turns:
         recorded = run.recorded
         number = run.execution.turn + 1 if recorded is None else recorded.number
         stamp = max(now, run.execution.loop.stamp) if recorded is None else recorded.stamp
-        kept = Turn(number, stamp, notes, run.undrained + len(notes), (), [], None, None)
+        undrained = len(notes) if recorded is None else run.undrained + len(notes)
+        kept = Turn(number, stamp, notes, undrained, (), [], None, None)
         self._hot.mark_leaving(run)
         self._submit(run, kept, entry_of(run, kept, now=now, wake_at=now, is_freed=True))
 

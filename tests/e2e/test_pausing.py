@@ -19,6 +19,7 @@ from romancy import (
     WorkflowBlockedError,
     WorkflowTerminatedError,
     activity,
+    side_effect,
     sleep,
     workflow,
 )
@@ -99,37 +100,86 @@ async def test_paused_run_takes_messages_when_it_goes_on(make_app: MakeApp) -> N
         assert await handle.result() == "hello"
 
 
-@workflow(name="pausing_send_and_act")
-async def send_and_act() -> list[str]:
+@workflow(name="pausing_send")
+async def send_and_act(number: int) -> list[Any]:
+    """Go on from a result, and from the outcomes of sends, to what only a live turn may ask for."""
     first = await step("one")
-    await letters.send("hello", to="other")
-    return [first, await step("two")]
+    for _ in range(number):
+        await letters.send("hello", to="other")
+    drawn = side_effect(lambda: 7)
+    return [first, drawn, await step("two")]
 
 
-@pytest.mark.parametrize("make_call", [steps, send_and_act], ids=["act", "send"])
-async def test_nothing_begins_when_a_pause_comes_before_the_commit(
-    make_app: MakeApp, shared: SqliteStorage, make_call: Any
+@pytest.mark.parametrize("commit", [1, 2, 3])
+@pytest.mark.parametrize("number", [0, 1, 2])
+async def test_nothing_begins_when_a_pause_comes_before_a_commit_and_nothing_is_lost(
+    make_app: MakeApp, shared: SqliteStorage, number: int, commit: int
 ) -> None:
     storage = MeddlingStorage(shared)
     async with make_app(storage.storage) as app:
-        handle = await app.start(make_call(), id="one")
+        handle = await app.start(send_and_act(number), id="one")
         await app.start(receive(), id="other", delay=3600)
         while begun != ["one"]:
             await asyncio.sleep(0.002)
+        commits = 0
+        begun_then: list[str] = []
 
-        async def pause(_: Sequence[Entry]) -> None:
-            storage.before = None
-            await shared.pause("one")
+        async def pause(entries: Sequence[Entry]) -> None:
+            nonlocal commits
+            if any(entry.notes or entry.requests for entry in entries):
+                commits += 1
+                if commits == commit:
+                    await shared.pause("one")
+                    begun_then[:] = begun
 
         storage.before = pause
         gates[0].set()
+        while await handle.status() != "completed" and (await handle.info()).is_owned:
+            await asyncio.sleep(0.002)
+        if await handle.status() == "paused":
+            assert begun == begun_then
+            await handle.unpause()
+        assert await handle.result() == ["one", 7, "two"]
+        assert begun == ["one", "two"]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+async def test_run_goes_on_from_the_result_that_was_kept_of_a_pause(make_app: MakeApp, number: int) -> None:
+    async with make_app() as app:
+        handle = await app.start(send_and_act(number), id="one")
+        await app.start(receive(), id="other", delay=3600)
+        while begun != ["one"]:
+            await asyncio.sleep(0.002)
+        await handle.pause()
+        assert await handle.status() == "paused"
+        gates[0].set()
         while (await handle.info()).is_owned:
             await asyncio.sleep(0.002)
-        assert (await handle.status(), begun) == ("paused", ["one"])
-        kinds = [event.kind for event in await handle.history()]
-        assert kinds == ["activity_completed", "message_sent"][: len(kinds)]
+        await handle.unpause()
+        assert await handle.result() == ["one", 7, "two"]
+        assert begun == ["one", "two"]
+
+
+@workflow(name="pausing_act_behind_a_send")
+async def act_behind_a_send() -> list[str]:
+    await letters.send("hello", to="other")
+    return [await step("one"), await step("two")]
+
+
+async def test_result_that_was_kept_behind_the_outcome_of_a_send_is_not_computed_again(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        await app.start(receive(), id="other", delay=3600)
+        handle = await app.start(act_behind_a_send(), id="one")
+        while begun != ["one"]:
+            await asyncio.sleep(0.002)
+        await handle.pause()
+        assert await handle.status() == "paused"
+        gates[0].set()
+        while (await handle.info()).is_owned:
+            await asyncio.sleep(0.002)
         await handle.unpause()
         assert await handle.result() == ["one", "two"]
+        assert begun == ["one", "two"]
 
 
 @workflow(name="pausing_receive_three")
