@@ -37,12 +37,14 @@ class Subscription(Generic[T]):
         self._run = execution
         self._channel = channel
         self._mode = mode
+        self._was_entered = False
         self._mailbox: str | None = None
 
     async def __aenter__(self) -> Self:
-        if self._mailbox is not None:
+        if self._was_entered:
             msg = f"this subscription to channel {self._channel.name!r} was entered before: subscribe again"
             raise RuntimeError(msg)
+        self._was_entered = True
         call: RequestCall[str] = RequestCall(CallKind.SUBSCRIBE, self._channel.name, self._ask, self._open)
         self._mailbox = await call
         return self

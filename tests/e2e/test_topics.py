@@ -164,6 +164,24 @@ async def test_receive_behind_its_block_is_refused_and_takes_no_message(make_app
         assert "subscription to channel 'topics.jobs' was closed" in await late.result()
 
 
+@workflow(name="topics_enter_twice")
+async def enter_twice() -> list[str]:
+    subscription = jobs.subscribe(mode="competing")
+    entered = await asyncio.gather(subscription.__aenter__(), subscription.__aenter__(), return_exceptions=True)
+    await subscription.__aexit__(None, None, None)
+    await stop.receive()
+    return [type(found).__name__ for found in entered]
+
+
+async def test_subscription_is_entered_once_even_at_the_same_time(make_app: MakeApp, shared: SqliteStorage) -> None:
+    async with make_app(StorageProxy(shared).storage) as app:
+        handle = await app.start(enter_twice(), id="one")
+        await waiting(app, "one")
+        assert await rows_of(shared, "subscriptions") == []
+        await handle.send(stop, None)
+        assert await handle.result() == ["Subscription", "RuntimeError"]
+
+
 @workflow(name="topics_try")
 async def try_jobs() -> str | None:
     async with jobs.subscribe(mode="competing") as subscription:
