@@ -34,6 +34,7 @@ from .sweep import Scenario, act, begin, events_of, outcome_of, sweep
 pytestmark = pytest.mark.anyio
 
 letters: Channel[str] = Channel("pausing.letters", str)
+echoes: Channel[str] = Channel("pausing.echoes", str)
 begun: list[str] = []
 gates: list[asyncio.Event] = []
 
@@ -327,8 +328,10 @@ async def effect(name: str) -> str:
 @workflow(name="pausing_sweep")
 async def sweep_steps() -> list[str]:
     first = await effect("first")
+    await echoes.send("echo", to="one")
+    drawn = side_effect(lambda: "drawn")
     message = await letters.receive()
-    return [first, *await asyncio.gather(effect(message), effect("second"))]
+    return [first, drawn, await echoes.receive(), *await asyncio.gather(effect(message), effect("second"))]
 
 
 async def play_pause(app: App) -> list[Any]:
