@@ -16,16 +16,14 @@ from romancy import (
     ChannelModeError,
     Handle,
     InstanceNotFoundError,
-    WorkflowFailedError,
     activity,
     recur,
     sleep,
     workflow,
 )
-from romancy.storage.sqlite import SqliteStorage
 
 from .conftest import MakeApp
-from .faults import Fault, OffsetClock, StorageProxy, insist
+from .faults import Fault, OffsetClock, insist
 from .sweep import Scenario, act, begin, events_of, outcome_of, sweep
 
 pytestmark = pytest.mark.anyio
@@ -138,48 +136,6 @@ async def test_holder_that_closes_gives_back_what_it_has_not_read(make_app: Make
     else:  # the message came first: it was read
         assert ended == "'left'" if end == "leave" else ended.startswith("WorkflowCancelledError(")
         assert done == ["b"]
-
-
-@workflow(name="topics_late")
-async def receive_late(way: str) -> str:
-    """Await a receive behind the block that it was made in."""
-    async with jobs.subscribe(mode="competing") as subscription:
-        late = subscription.receive()
-        receiving = asyncio.ensure_future(late) if way == "task" else late
-    try:
-        return await asyncio.wait_for(receiving, 3600)
-    except RuntimeError as exc:
-        return str(exc)
-
-
-@pytest.mark.parametrize("way", ["task", "call"])
-async def test_receive_behind_its_block_is_refused_and_takes_no_message(make_app: MakeApp, way: str) -> None:
-    async with make_app() as app:
-        late = await app.start(receive_late(way), id="late")
-        while "subscribed" not in [event.kind for event in await late.history()]:
-            await asyncio.sleep(0.002)
-        for job in ("a", "end"):
-            await app.publish(jobs, job)
-        assert await app.run(work()) == ["a"]
-        assert "subscription to channel 'topics.jobs' was closed" in await late.result()
-
-
-@workflow(name="topics_enter_twice")
-async def enter_twice() -> list[str]:
-    subscription = jobs.subscribe(mode="competing")
-    entered = await asyncio.gather(subscription.__aenter__(), subscription.__aenter__(), return_exceptions=True)
-    await subscription.__aexit__(None, None, None)
-    await stop.receive()
-    return [type(found).__name__ for found in entered]
-
-
-async def test_subscription_is_entered_once_even_at_the_same_time(make_app: MakeApp, shared: SqliteStorage) -> None:
-    async with make_app(StorageProxy(shared).storage) as app:
-        handle = await app.start(enter_twice(), id="one")
-        await waiting(app, "one")
-        assert await rows_of(shared, "subscriptions") == []
-        await handle.send(stop, None)
-        assert await handle.result() == ["Subscription", "RuntimeError"]
 
 
 @workflow(name="topics_try")
@@ -297,28 +253,6 @@ async def test_subscription_goes_on_through_recur_without_a_gap(make_app: MakeAp
         await waiting(app, "rounds")
         await asyncio.gather(*(app.publish(prices, price) for price in range(10)))
         assert sorted(await handle.result()) == list(range(10))
-
-
-async def rows_of(shared: SqliteStorage, table: str) -> list[Any]:
-    """Read a whole table."""
-    return await shared._reader.read(lambda connection: connection.execute(f"SELECT * FROM {table}").fetchall())
-
-
-@workflow(name="topics_send_at_once")
-async def send_at_once() -> None:
-    async with asyncio.TaskGroup() as group:
-        group.create_task(letters.send("a", to="nobody"))
-        group.create_task(prices.publish(1))
-        group.create_task(prices.subscribe().__aenter__())
-
-
-async def test_run_that_a_failed_send_ends_fails_though_more_was_asked_for(
-    make_app: MakeApp, shared: SqliteStorage
-) -> None:
-    async with make_app(StorageProxy(shared).storage) as app:
-        with pytest.raises(WorkflowFailedError, match="unhandled errors in a TaskGroup"):
-            await app.run(send_at_once())
-        assert await rows_of(shared, "subscriptions") == []
 
 
 async def test_many_subscribers_get_many_messages(make_app: MakeApp) -> None:
