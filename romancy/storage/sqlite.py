@@ -409,6 +409,7 @@ class SqliteStorage:
             is_lively = now < self._last_change + _LATELY
             self._pause = _SHORTEST_POLL if is_lively else min(self._pause * _POLL_GROWTH, _LONGEST_POLL)
             await asyncio.sleep(min(self._pause, deadline - now))
+        await self._writer.read(_data_version)  # nobody else writes here, but a closed storage must say so
         await asyncio.sleep(deadline - loop.time())
         return False
 

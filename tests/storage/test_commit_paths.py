@@ -16,8 +16,7 @@ from romancy.core.records import LEAVE, Accepted, Entry, NextRun, Status
 from romancy.storage import sqlite_commit
 from romancy.storage.sqlite_commit import Answer, commit, plain_of
 from romancy.storage.sqlite_file import connect_writer, locate
-
-from .making import CLOSING, RECURRING, note, send
+from romancy.testing.storage_suite.making import CLOSING, RECURRING, note, send
 
 SESSION = 7
 NOW = 1_000_000

@@ -18,8 +18,7 @@ from romancy.errors import SchemaVersionError, StorageError
 from romancy.storage import migrations
 from romancy.storage.sqlite import SqliteStorage
 from romancy.storage.sqlite_file import MEMORY, inspect, locate
-
-from .making import Worker
+from romancy.testing.storage_suite.making import Worker
 
 pytestmark = pytest.mark.anyio
 
@@ -190,6 +189,17 @@ class TestOpen:
         with pytest.raises(StorageError, match="opened before"):
             await storage.open()
         await storage.close()
+
+    async def test_close_ends_all_threads_and_use_is_refused(self, tmp_path: Path) -> None:
+        before = set(threading.enumerate())
+        storage = SqliteStorage(tmp_path / "a.db")
+        await storage.open()
+        await asyncio.gather(*(storage.get(str(n)) for n in range(10)))
+        await storage.close()
+        assert set(threading.enumerate()) == before
+        assert list(contents(tmp_path)) == ["a.db"]
+        with pytest.raises(StorageError, match=r"a\.db"):
+            await storage.get("x")
 
     async def test_ten_processes_open_a_fresh_file_at_once(self, tmp_path: Path) -> None:
         path = tmp_path / "fresh.db"

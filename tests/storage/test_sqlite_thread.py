@@ -18,8 +18,7 @@ from romancy.core.clock import ManualClock
 from romancy.errors import StorageError
 from romancy.storage.sqlite import SqliteStorage
 from romancy.storage.sqlite_thread import SqliteThread
-
-from .making import Worker
+from romancy.testing.storage_suite.making import Worker
 
 pytestmark = pytest.mark.anyio
 

@@ -34,18 +34,67 @@ import pytest
 # Before any of them is imported: a failing assertion then shows its values, as it does in a test file.
 pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)))
 
+from romancy.testing.storage_suite.acknowledgements import AcknowledgementsSuite  # noqa: E402
+from romancy.testing.storage_suite.changes import ChangesSuite, WaitingSuite  # noqa: E402
+from romancy.testing.storage_suite.claims import ClaimsSuite  # noqa: E402
+from romancy.testing.storage_suite.commit import CommitSuite  # noqa: E402
 from romancy.testing.storage_suite.database import TABLES, Database  # noqa: E402 - see above
+from romancy.testing.storage_suite.fences import FencesSuite  # noqa: E402
+from romancy.testing.storage_suite.heartbeats import HeartbeatsSuite  # noqa: E402
 from romancy.testing.storage_suite.history import HistorySuite  # noqa: E402
+from romancy.testing.storage_suite.inbox import InboxSuite  # noqa: E402
+from romancy.testing.storage_suite.instances import InstancesSuite  # noqa: E402
+from romancy.testing.storage_suite.listing import ListingSuite  # noqa: E402
+from romancy.testing.storage_suite.pauses import PausesSuite  # noqa: E402
+from romancy.testing.storage_suite.retention import RetentionSuite  # noqa: E402
+from romancy.testing.storage_suite.sends import SendsSuite  # noqa: E402
+from romancy.testing.storage_suite.sessions import SessionsSuite  # noqa: E402
+from romancy.testing.storage_suite.transactions import TransactionsSuite  # noqa: E402
 
 
 class OneProcessSuite(
+    AcknowledgementsSuite,
+    WaitingSuite,
+    ClaimsSuite,
+    CommitSuite,
+    FencesSuite,
+    HeartbeatsSuite,
     HistorySuite,
+    InboxSuite,
+    InstancesSuite,
+    ListingSuite,
+    PausesSuite,
+    RetentionSuite,
+    SendsSuite,
+    SessionsSuite,
+    TransactionsSuite,
 ):
     """All that a back end must do for one process at a time: for one that others can't reach, such as memory."""
 
 
-class StorageSuite(OneProcessSuite):
+class StorageSuite(OneProcessSuite, ChangesSuite):
     """All that a back end must do."""
 
 
-__all__ = ["TABLES", "Database", "HistorySuite", "OneProcessSuite", "StorageSuite"]
+__all__ = [
+    "TABLES",
+    "AcknowledgementsSuite",
+    "ChangesSuite",
+    "ClaimsSuite",
+    "CommitSuite",
+    "Database",
+    "FencesSuite",
+    "HeartbeatsSuite",
+    "HistorySuite",
+    "InboxSuite",
+    "InstancesSuite",
+    "ListingSuite",
+    "OneProcessSuite",
+    "PausesSuite",
+    "RetentionSuite",
+    "SendsSuite",
+    "SessionsSuite",
+    "StorageSuite",
+    "TransactionsSuite",
+    "WaitingSuite",
+]

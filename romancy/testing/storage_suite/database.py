@@ -56,3 +56,7 @@ class Database(ABC):
         """
         ((rows,),) = await self.execute(f"SELECT count(*) FROM {table}")
         return int(rows)
+
+    async def counts(self) -> dict[str, int]:
+        """Count the rows of all `TABLES`."""
+        return {table: await self.count(table) for table in TABLES}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -182,3 +183,15 @@ class Worker:
         instance = await self.storage.get(id)
         assert instance is not None, id
         return instance
+
+
+def payloads(answer: Accepted | Rejected | Refused) -> list[bytes | None]:
+    """Return the outcomes of an accepted entry's requests as they are recorded."""
+    assert isinstance(answer, Accepted), answer
+    return [event.payload for event in answer.outcomes]
+
+
+def tags_of(instance: Instance) -> dict[str, str]:
+    """Return what an instance shows as its tags."""
+    found: dict[str, str] = json.loads(instance.tags or "{}")
+    return found
