@@ -25,9 +25,10 @@ def publish(connection: sqlite3.Connection, publications: Sequence[Publication],
     channels = {row[0]: ChannelRow._make(row) for row in connection.execute(topics.CHANNELS, (names,))}
     batch = Topics(channels, ())
     results: list[PostResult] = []
+    added: set[tuple[str, str]] = set()
     for publication in publications:
         known = (publication.channel, publication.message_id)
-        if connection.execute(topics.IS_PUBLISHED, known).fetchone() is not None:
+        if known in added or connection.execute(topics.IS_PUBLISHED, known).fetchone() is not None:
             results.append(PostResult.DUPLICATE)
             continue
         message = Publish(
@@ -36,6 +37,7 @@ def publish(connection: sqlite3.Connection, publications: Sequence[Publication],
         if batch.publish(message, None, now) is SendOutcome.OTHER_MODE:
             return [PostResult.OTHER_MODE] * len(publications)
         results.append(PostResult.POSTED)
+        added.add(known)
     connection.executemany(
         topics.INSERT_PUBLICATION, [(row.channel, row.message_id, now) for row in batch.publications]
     )

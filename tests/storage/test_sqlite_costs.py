@@ -8,7 +8,6 @@ import itertools
 import pytest
 
 from romancy.core.records import Claims
-from romancy.storage import sqlite_claims
 from romancy.storage.sqlite import SqliteStorage
 from romancy.testing.storage_suite.making import Worker
 
@@ -31,23 +30,25 @@ CROWDS: dict[str, str] = {
 async def test_idle_worker_costs_the_same_among_instances_that_do_not_concern_it(
     worker: Worker, storage: SqliteStorage, crowd: str
 ) -> None:
-    writer = storage._writer
+    threads = {storage._writer, storage._reader}
 
     async def work() -> int:
         """Do what an idle worker does; return how many instructions of SQLite's machine that took."""
         steps = itertools.count()
-        await writer.read(lambda c: c.set_progress_handler(lambda: next(steps) and None, 1))
+        for thread in threads:
+            await thread.read(lambda c: c.set_progress_handler(lambda: next(steps) and None, 1))
         assert await worker.claim() == Claims([], None) or "asleep" in crowd
-        await writer.read(lambda c: sqlite_claims.mail(c, worker.session))
+        await storage.mail(worker.session)
         await storage.reap_sessions()
         await storage.block_unserved(due_before=0)
         await storage.commit(worker.session, [])
-        await writer.read(lambda c: c.set_progress_handler(None, 1))
+        for thread in threads:
+            await thread.read(lambda c: c.set_progress_handler(None, 1))
         return next(steps)
 
     async def make(count: int) -> None:
         await asyncio.gather(*(worker.create(wake_at=2**59) for _ in range(count)))
-        await writer.write(lambda c: c.execute(f"UPDATE instances SET {CROWDS[crowd]}").close())
+        await storage._writer.write(lambda c: c.execute(f"UPDATE instances SET {CROWDS[crowd]}").close())
 
     await make(10)
     few = await work()

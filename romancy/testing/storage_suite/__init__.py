@@ -36,12 +36,15 @@ pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgut
 
 from romancy.testing.storage_suite.acknowledgements import AcknowledgementsSuite  # noqa: E402
 from romancy.testing.storage_suite.changes import ChangesSuite, WaitingSuite  # noqa: E402
+from romancy.testing.storage_suite.children import ChildrenSuite  # noqa: E402
 from romancy.testing.storage_suite.claims import ClaimsSuite  # noqa: E402
 from romancy.testing.storage_suite.commit import CommitSuite  # noqa: E402
 from romancy.testing.storage_suite.database import TABLES, Database  # noqa: E402 - see above
+from romancy.testing.storage_suite.families import FamiliesSuite  # noqa: E402
 from romancy.testing.storage_suite.fences import FencesSuite  # noqa: E402
 from romancy.testing.storage_suite.heartbeats import HeartbeatsSuite  # noqa: E402
 from romancy.testing.storage_suite.history import HistorySuite  # noqa: E402
+from romancy.testing.storage_suite.holders import HoldersSuite  # noqa: E402
 from romancy.testing.storage_suite.inbox import InboxSuite  # noqa: E402
 from romancy.testing.storage_suite.instances import InstancesSuite  # noqa: E402
 from romancy.testing.storage_suite.listing import ListingSuite  # noqa: E402
@@ -49,6 +52,7 @@ from romancy.testing.storage_suite.pauses import PausesSuite  # noqa: E402
 from romancy.testing.storage_suite.retention import RetentionSuite  # noqa: E402
 from romancy.testing.storage_suite.sends import SendsSuite  # noqa: E402
 from romancy.testing.storage_suite.sessions import SessionsSuite  # noqa: E402
+from romancy.testing.storage_suite.topics import TopicsSuite  # noqa: E402
 from romancy.testing.storage_suite.transactions import TransactionsSuite  # noqa: E402
 
 
@@ -67,6 +71,10 @@ class OneProcessSuite(
     RetentionSuite,
     SendsSuite,
     SessionsSuite,
+    TopicsSuite,
+    HoldersSuite,
+    ChildrenSuite,
+    FamiliesSuite,
     TransactionsSuite,
 ):
     """All that a back end must do for one process at a time: for one that others can't reach, such as memory."""
@@ -80,12 +88,15 @@ __all__ = [
     "TABLES",
     "AcknowledgementsSuite",
     "ChangesSuite",
+    "ChildrenSuite",
     "ClaimsSuite",
     "CommitSuite",
     "Database",
+    "FamiliesSuite",
     "FencesSuite",
     "HeartbeatsSuite",
     "HistorySuite",
+    "HoldersSuite",
     "InboxSuite",
     "InstancesSuite",
     "ListingSuite",
@@ -95,6 +106,7 @@ __all__ = [
     "SendsSuite",
     "SessionsSuite",
     "StorageSuite",
+    "TopicsSuite",
     "TransactionsSuite",
     "WaitingSuite",
 ]

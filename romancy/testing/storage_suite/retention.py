@@ -5,14 +5,15 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from romancy.core.records import PostResult, Publication
+from romancy.core.records import Instance, NextRun, PostResult, Publication
 from romancy.core.requests import ChannelMode, Subscribe
-from romancy.testing.storage_suite.making import MINUTE, Worker, outlive, post
+from romancy.testing.storage_suite.making import DEFINITION, MINUTE, RECURRING, Worker, about, note, outlive, post
 from romancy.testing.storage_suite.suite import Suite
 
 if TYPE_CHECKING:
     from romancy.storage.protocol import Storage
     from romancy.testing.clock import AdjustableClock
+    from romancy.testing.storage_suite.database import Database
 
 WEEK = timedelta(days=7)
 
@@ -20,6 +21,11 @@ WEEK = timedelta(days=7)
 async def prune(storage: Storage, limit: int = 100) -> int:
     """Remove what is older than a week."""
     return await storage.prune(archives=WEEK, deliveries=WEEK, limit=limit)
+
+
+async def recur(worker: Worker, instance: Instance) -> Instance:
+    """Close an instance's run with two more events, and open the next."""
+    return await worker.advance(instance, note(), RECURRING, next_run=NextRun(*DEFINITION, b"[2]"))
 
 
 class RetentionSuite(Suite):
@@ -59,3 +65,55 @@ class RetentionSuite(Suite):
         outlive(clock, WEEK)
         assert await prune(storage) == 1  # its id
         assert await prune(storage) == 0
+
+    async def test_histories_of_closed_runs_are_removed_after_their_time(
+        self, worker: Worker, storage: Storage, clock: AdjustableClock, database: Database
+    ) -> None:
+        old, closed_at = await recur(worker, await worker.own("x")), clock.now()
+        outlive(clock)
+        worker = await Worker.start(storage, clock)
+        await storage.reap_sessions()
+        (claim,) = await worker.claim_all()
+        new = await recur(worker, claim.instance)
+        kept = await storage.kept_runs(new.key, before=9, limit=9)
+        assert [(run.run, run.closed_at) for run in kept] == [(1, about(clock.now())), (0, about(closed_at))]
+        clock.advance(WEEK.total_seconds() - MINUTE * 5)
+        assert await prune(storage) == 2 + 1  # two events, and that the run is kept
+        assert await storage.history(old.key, run=0) == []
+        assert [event.activity_id for event in await storage.history(old.key, run=1)] == ["1:charge", None]
+        assert [run.run for run in await storage.kept_runs(old.key, before=9, limit=9)] == [1]
+        assert await database.count("archives") == 1
+
+    async def test_closed_runs_are_kept_for_ever_if_nothing_else_is_said(
+        self, worker: Worker, storage: Storage, clock: AdjustableClock
+    ) -> None:
+        one = await recur(worker, await worker.own("x"))
+        outlive(clock, 52 * WEEK)
+        assert await storage.prune(archives=None, deliveries=None, limit=100) == 0
+        assert len(await storage.history(one.key, run=0)) == 2
+
+    async def test_current_run_is_never_removed(self, worker: Worker, storage: Storage, clock: AdjustableClock) -> None:
+        one = await worker.advance(await recur(worker, await worker.own("x")), note("2:b"))
+        outlive(clock, 52 * WEEK)
+        await prune(storage)
+        assert [event.activity_id for event in await storage.history(one.key)] == ["2:b"]
+        assert (await worker.read("x")).run == one.run
+
+    async def test_long_history_is_removed_in_portions(
+        self, worker: Worker, storage: Storage, clock: AdjustableClock
+    ) -> None:
+        one = await worker.advance(await worker.own("x"), *(note(f"{n}:a") for n in range(9)))
+        await recur(worker, one)
+        outlive(clock, WEEK)
+        removed = [await prune(storage, limit=5) for _ in range(5)]
+        assert all(count <= 5 for count in removed)
+        assert (sum(removed), removed[-1]) == (12, 0)  # 9 and 2 events, and that the run is kept
+        assert await storage.kept_runs(one.key, before=9, limit=9) == []
+
+    async def test_kept_runs_are_read_in_pages_the_newest_first(self, worker: Worker, storage: Storage) -> None:
+        one = await worker.own("x")
+        for _ in range(5):
+            one = await recur(worker, one)
+        found = [[run.run for run in await storage.kept_runs(one.key, before=before, limit=2)] for before in (5, 3, 1)]
+        assert found == [[4, 3], [2, 1], [0]]
+        assert await storage.kept_runs(10**6, before=9, limit=9) == []
