@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from romancy.storage.protocol import Storage
     from romancy.testing.clock import AdjustableClock
     from romancy.testing.storage_suite.database import Database
+
+OpenStorage: TypeAlias = "Callable[[], Awaitable[Storage]]"
+"""Opens one more storage on the test's database, as another process would."""
 
 
 class Suite:
@@ -36,9 +39,7 @@ class Suite:
         return database.clock
 
     @pytest.fixture
-    async def open_storage(
-        self, anyio_backend: str, database: Database
-    ) -> AsyncIterator[Callable[[], Awaitable[Storage]]]:
+    async def open_storage(self, anyio_backend: str, database: Database) -> AsyncIterator[OpenStorage]:
         """Open any number of storages on the test's database, as if in as many processes."""
         async with AsyncExitStack() as stack:
 
@@ -51,7 +52,7 @@ class Suite:
             yield open_one
 
     @pytest.fixture
-    async def storage(self, open_storage: Callable[[], Awaitable[Storage]]) -> Storage:
+    async def storage(self, open_storage: OpenStorage) -> Storage:
         """Give the one storage of a test that needs no other."""
         return await open_storage()
 
@@ -61,8 +62,11 @@ class Suite:
         return await Worker.start(storage, clock)
 
     @pytest.fixture
-    async def workers(
-        self, open_storage: Callable[[], Awaitable[Storage]], clock: AdjustableClock
-    ) -> tuple[Worker, Worker]:
+    async def workers(self, open_storage: OpenStorage, clock: AdjustableClock) -> tuple[Worker, Worker]:
         """Start two workers, each with a storage of its own on the same database."""
         return await Worker.start(await open_storage(), clock), await Worker.start(await open_storage(), clock)
+
+    @pytest.fixture
+    async def crowd(self, open_storage: OpenStorage, clock: AdjustableClock) -> list[Worker]:
+        """Start ten workers, each with a storage of its own on the same database."""
+        return [await Worker.start(await open_storage(), clock) for _ in range(10)]
