@@ -151,6 +151,13 @@ class ChildrenSuite(Suite):
         assert await ends_told(worker, parent) == [("1:child", "ended", 0, Status.COMPLETED, b"null")]
         assert (await worker.read("parent")).wake_at == about(worker.clock.now())
 
+    async def test_attaching_to_what_has_ended_tells_nobody_again(self, worker: Worker) -> None:
+        first, kid = await family(worker, ABANDON, "first")
+        await worker.close(kid)
+        second = await worker.own("second")
+        await worker.advance(second, requests=[child(kid.id, is_attaching=True)], wake_at=None)
+        assert [len(await ends_told(worker, parent)) for parent in (first, second)] == [1, 1]
+
     async def test_end_of_a_child_is_told_with_its_last_event(self, worker: Worker) -> None:
         parent, kid = await family(worker, ABANDON)
         closing = worker.entry(

@@ -56,11 +56,12 @@ async def wait(worker: Worker, instance: Instance, mailbox: str, activity_id: st
 async def hand_out(storage: Storage, limit: int = 100) -> list[int]:
     """Hand out all that can be; return the keys of the instances that were reached."""
     reached: list[int] = []
-    while True:
+    for _ in range(100):
         found = await storage.hand_out(limit=limit)
         reached += found.reached
         if not found.has_more:
             return reached
+    raise AssertionError("handing out does not come to an end")
 
 
 async def unread(worker: Worker) -> dict[str, list[str]]:
