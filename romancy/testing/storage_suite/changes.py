@@ -158,6 +158,7 @@ class WaitingSuite(Suite):
         assert SHORT.total_seconds() <= loop.time() - began < SOON
 
     async def test_waiting_can_be_cancelled(self, worker: Worker, storage: Storage) -> None:
+        await settle(storage)
         waiting = asyncio.ensure_future(storage.wait_for_change(LONG))
         await asyncio.sleep(0.01)
         waiting.cancel()
@@ -166,6 +167,7 @@ class WaitingSuite(Suite):
         await worker.create()
 
     async def test_waiting_does_not_keep_writes_waiting(self, worker: Worker, storage: Storage) -> None:
+        await settle(storage)
         waiting = asyncio.ensure_future(storage.wait_for_change(LONG))
         await asyncio.sleep(0)
         for _ in range(20):

