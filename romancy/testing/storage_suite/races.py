@@ -21,6 +21,7 @@ from romancy.testing.storage_suite.children import ABANDON, child
 from romancy.testing.storage_suite.making import CLOSING, Worker, note, outlive, payloads, post, send
 from romancy.testing.storage_suite.suite import OpenStorage, Suite
 from romancy.testing.storage_suite.topics import BROADCAST, COMPETING, publish, subscribed, unread, wait
+from romancy.testing.storage_suite.transactions import Body, make_table
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -275,3 +276,18 @@ class RacesSuite(Suite):
         await hand_out_at_once(crowd, 2)
         found = [item.split()[-1] for items in (await unread(one)).values() for item in items]
         assert sorted(found) == sorted(f"m{number}" for number in range(12))
+
+    async def test_transaction_sees_what_one_of_another_process_has_committed(
+        self, workers: tuple[Worker, Worker], database: Database
+    ) -> None:
+        """Whether they can be open at once or one waits for the other is the database's affair."""
+        one, other = workers
+        await make_table(database)
+        owned = await one.own()
+        first = await Body(one.storage).open()
+        await first.execute("INSERT INTO mine VALUES (1)", ())
+        opening = asyncio.create_task(Body(other.storage).open())
+        assert isinstance(await first.commit(one.session, one.entry(owned, note())), Accepted)
+        second = await opening
+        assert (await second.execute("SELECT x FROM mine", ())).rows == [(1,)]
+        await second.rollback()
