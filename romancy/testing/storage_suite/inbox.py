@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from romancy.core.records import InboxItem, InboxKind, Post, PostResult
-from romancy.testing.storage_suite.making import MINUTE, Worker, about, note, post
+from romancy.testing.storage_suite.making import MINUTE, NEVER, Worker, about, note, post
 from romancy.testing.storage_suite.suite import Suite
 
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ class InboxSuite(Suite):
 
     async def test_post_to_an_unknown_id_is_not_found(self, worker: Worker, storage: Storage) -> None:
         assert await storage.post([post("nobody")]) == [PostResult.NOT_FOUND]
+
+    async def test_post_to_an_id_with_more_behind_a_null_character_is_not_found(
+        self, worker: Worker, storage: Storage
+    ) -> None:
+        await worker.own("target")
+        assert await storage.post([post("target\0two")]) == [PostResult.NOT_FOUND]
 
     async def test_post_to_a_closed_instance_is_closed(self, worker: Worker, storage: Storage) -> None:
         closed = await worker.close(await worker.own("target"))
@@ -68,6 +74,23 @@ class InboxSuite(Suite):
         await storage.post([post("target")])
         assert (await worker.read("target")).wake_at == later
         clock.advance(2 * MINUTE)
+        (claim,) = await worker.claim_all()
+        assert len(claim.inbox) == 1
+
+    async def test_message_to_a_pause_does_not_begin_an_instance_early(self, worker: Worker, storage: Storage) -> None:
+        later = worker.at(1)
+        await worker.create("target", wake_at=later)
+        await storage.pause("target")
+        await storage.post([post("target")])
+        await storage.unpause("target")
+        assert (await worker.read("target")).wake_at == later
+        assert await worker.claim_all() == []
+
+    async def test_message_to_a_pause_is_there_when_the_run_goes_on(self, worker: Worker, storage: Storage) -> None:
+        await worker.advance(await worker.own("target"), note(), wake_at=NEVER, is_freed=True)
+        await storage.pause("target")
+        await storage.post([post("target")])
+        await storage.unpause("target")
         (claim,) = await worker.claim_all()
         assert len(claim.inbox) == 1
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from romancy.core.events import EventKind
-from romancy.core.records import LEAVE, Accepted, InboxItem, InboxKind, NextRun, Status
+from romancy.core.events import EventKind, SendOutcome
+from romancy.core.records import LEAVE, Accepted, InboxItem, InboxKind, NextRun, PostResult, Publication, Status
 from romancy.testing.storage_suite.making import CLOSING, MINUTE, NEVER, RECURRING, Worker, about, note, post, send
 from romancy.testing.storage_suite.suite import Suite
 
@@ -157,6 +157,16 @@ class SendsSuite(Suite):
         target, sender = await worker.own("target"), await worker.own()
         await worker.commit(worker.entry(sender, seq=5, requests=[send("target")]))
         assert await worker.read("target") == target
+
+    async def test_send_that_reaches_nobody_leaves_its_channel_undecided(
+        self, worker: Worker, storage: Storage
+    ) -> None:
+        await worker.close(await worker.own("closed"))
+        sends = [send("closed", activity_id="1:send"), send("nobody", activity_id="2:send")]
+        answer = await worker.accepted(worker.entry(await worker.own(), requests=sends))
+        expected = [b"%d" % outcome for outcome in (SendOutcome.CLOSED, SendOutcome.NOT_FOUND)]
+        assert [outcome.payload for outcome in answer.outcomes] == expected
+        assert await storage.publish([Publication("replies", b"1", "m")]) == [PostResult.POSTED]
 
     async def test_send_makes_a_cold_target_claimable(self, worker: Worker) -> None:
         cold = await worker.advance(await worker.own("cold"), note(), wake_at=None, is_freed=True)
