@@ -14,6 +14,7 @@ from romancy.core.records import Status
 from romancy.errors import CodecError, PayloadTooLargeError
 from romancy.replay import eviction
 from romancy.replay.bugs import is_bug
+from romancy.replay.limits import NO_REASON
 from romancy.replay.suspend import SuspendKind
 
 if TYPE_CHECKING:
@@ -170,7 +171,8 @@ class Closer:
         if run.limits.is_out_of_time:
             return Status.TIMED_OUT, self._timed_out(exc)
         if root.cancelled():
-            reason = run.limits.reason or "the workflow raised CancelledError by itself"
+            asked = run.limits.reason  # "" is a cancel too
+            reason = "the workflow raised CancelledError by itself" if asked is None else asked or NO_REASON
             return Status.CANCELLED, msgspec.structs.replace(failure_of(_cancellation_of(root)), message=reason)
         if exc is not None:
             return Status.FAILED, failure_of(exc)

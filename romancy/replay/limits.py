@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from romancy.replay.execution import Execution
 
 _GRACE = "grace@1"
+NO_REASON = "no reason given"
+"""What is told of a cancel that came without one."""
 _cancellation: msgspec.json.Decoder[str | Cancellation] = msgspec.json.Decoder(str | Cancellation)
 
 
@@ -88,5 +90,5 @@ class Limits:
             root.cancel("the run's time limit is reached")
 
     def _end_grace(self) -> None:
-        reason = self.reason or "no reason given"
+        reason = self.reason or NO_REASON
         self._closer.give_up(f"it was cancelled ({reason}) and did not end within the grace time")
