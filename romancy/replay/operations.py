@@ -27,7 +27,7 @@ from romancy.core.events import (
     Release,
 )
 from romancy.core.failures import decode_failure, exception_of
-from romancy.core.requests import CancelChild, EndWait, Unsubscribe, Wait
+from romancy.core.requests import CancelChild, ChildOutcome, EndWait, Unsubscribe, Wait
 from romancy.errors import InstanceAlreadyExistsError, RomancyError
 from romancy.replay.children import Children, check_started, settle
 from romancy.replay.delays import Delays
@@ -412,10 +412,13 @@ class Operations:
         return True
 
     def _undo_request(self, call: RequestCall[object], release: Answered) -> None:
-        """Take back what was opened for somebody who does not wait for it any more."""
+        """Take back what was opened for somebody who does not wait for it any more.
+
+        An instance that was only attached to is left alone: it belongs to whoever has started it.
+        """
         if release.kind is EventKind.SUBSCRIBED:
             self.unsubscribe(msgspec.json.decode(release.outcome, type=str))
-        elif call.kind is CallKind.CHILD:
+        elif call.kind is CallKind.CHILD and int(release.outcome) == ChildOutcome.STARTED:
             self.cancel_child(call.activity_id, "its parent does not wait for it any more")
 
     def child_closed(self, release: ChildClosed) -> bool:

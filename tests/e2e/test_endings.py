@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
-from romancy import Channel, WorkflowCancelledError, activity, workflow
+from romancy import (
+    Channel,
+    Handle,
+    InstanceAlreadyExistsError,
+    WorkflowCancelledError,
+    activity,
+    start_child,
+    workflow,
+)
 
 from .conftest import MakeApp
 
@@ -25,6 +36,12 @@ async def note(text: str) -> str:
     return text
 
 
+async def waiting(handle: Handle[Any], kind: str = "receive") -> None:
+    """Wait until a run waits for something."""
+    while not any(wait["kind"] == kind for wait in (await handle.info()).waiting_on):
+        await asyncio.sleep(0.002)
+
+
 @workflow(name="endings_wait")
 async def wait() -> str:
     return await go_on.receive()
@@ -37,3 +54,32 @@ async def test_cancel_without_a_reason_is_told_as_a_cancel(make_app: MakeApp) ->
         with pytest.raises(WorkflowCancelledError, match="no reason given") as caught:
             await handle.result()
         assert "by itself" not in str(caught.value)
+
+
+@workflow(name="endings_attach_beside")
+async def attach_beside(shared: str) -> str:
+    """Give up attaching, because a start beside it has turned out to be impossible."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(start_child(wait(), id="taken"))
+            group.create_task(start_child(wait(), id=shared, on_conflict="attach"))
+    except* InstanceAlreadyExistsError:
+        pass
+    return await go_on.receive()
+
+
+async def test_instance_of_somebody_else_is_left_alone_when_attaching_to_it_is_given_up(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        await app.start(wait(), id="taken")
+        shared = await app.start(wait(), id="shared")
+        parent = await app.start(attach_beside("shared"), id="parent")
+        other = await app.start(attach_beside("new"), id="other")
+        for handle in (parent, other):
+            await waiting(handle)
+        with pytest.raises(WorkflowCancelledError):  # a child of its own that nobody has a handle on is taken back
+            await (await app.get("new")).result()
+        assert await shared.status() == "running"
+        await shared.send(go_on, "still there")
+        assert await shared.result() == "still there"
+        await parent.send(go_on, "on")
+        assert await parent.result() == "on"
