@@ -48,7 +48,7 @@ class Closer:
         self._run = execution
         self._ending: asyncio.Task[None] | None = None
         self._undoing: asyncio.Task[None] | None = None
-        self._end: tuple[Status, Failure] | None = None
+        self._end: Closing | tuple[Status, Failure] | None = None
         self._next_call: WorkflowCall[object] | None = None
         self._cancels_before = 0
 
@@ -69,17 +69,15 @@ class Closer:
 
     def _close(self, root: asyncio.Task[object]) -> None:
         run = self._run
+        if self._end is None:
+            self._end = self._end_of(root)  # first: what is blocked must not have cleaned up
         if self._ending is None and self._undoing is None and self._has_leftovers():
             self._begin_ending(root)
         if self._ending is not None and not self._ending.done():
             return
-        if self._end is None:
-            end = self._end_of(root)
-            if isinstance(end, Closing):
-                run.closing = end
-                return
-            self._end = end
-        if self._is_undone():
+        if isinstance(self._end, Closing):
+            run.closing = self._end
+        elif self._is_undone():
             run.closing = self._failed_closing(*self._end)
 
     def give_up(self, reason: str) -> None:

@@ -249,3 +249,33 @@ async def test_blocking_one_instance_leaves_the_others_alone(make_app: MakeApp) 
                     await handle.result()
             else:
                 assert await handle.result() == f"got {n}"
+
+
+async def test_blocked_run_has_not_cleaned_up_and_goes_on_from_where_it_was(database: str, make_app: MakeApp) -> None:
+    """What a leftover task would do on its way out is not what the mended code does."""
+    is_mended = False
+
+    async def beside() -> None:
+        try:
+            await go_on.receive()
+        finally:
+            await blocking_step("cleanup")
+
+    async def flow() -> Any:
+        task = asyncio.create_task(beside())
+        step: Any = await blocking_step("first")
+        result = step if is_mended else step.no_such_attribute
+        await task
+        return result
+
+    definition = workflow(name="blocking_leftovers")(flow)
+    async with make_app(database, workflows=[definition], build="1") as app:
+        handle = await app.start(definition(), id="one")
+        with pytest.raises(WorkflowBlockedError, match="no_such_attribute"):
+            await handle.result()
+        assert bodies == {"first": 1}
+    is_mended = True
+    async with make_app(database, workflows=[definition], build="2") as app:
+        await app.send(go_on, "now", to="one")
+        assert await (await app.get("one")).result(wait_blocked=True) == "first"
+    assert bodies == {"first": 1, "cleanup": 1}
