@@ -153,9 +153,8 @@ class Turning:
         todo: deque[Arrival] = deque(releases)
         if run.root is None:
             run.turn = number
-            if not is_recorded:  # what came before the start can be seen from the first line on
-                run.inbox.extend(release for release in todo if isinstance(release, MessageReceived))
-                todo = deque(release for release in todo if not isinstance(release, MessageReceived))
+            if not is_recorded:
+                self._todo = todo  # the messages that came before the start can be taken from the first line on
             self._start()
             self._drain()
         if is_recorded:

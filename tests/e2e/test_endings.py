@@ -83,3 +83,23 @@ async def test_instance_of_somebody_else_is_left_alone_when_attaching_to_it_is_g
         assert await shared.result() == "still there"
         await parent.send(go_on, "on")
         assert await parent.result() == "on"
+
+
+@pytest.mark.parametrize("is_cancelled_first", [True, False], ids=["cancel first", "message first"])
+async def test_run_that_has_not_begun_gets_a_cancel_and_a_message_in_their_order(
+    make_app: MakeApp, *, is_cancelled_first: bool
+) -> None:
+    async with make_app() as app:
+        handle = await app.start(wait(), delay=3600)
+        await handle.pause()  # so that both are there when it begins
+        if is_cancelled_first:
+            await handle.cancel("too late")
+        await handle.send(go_on, "hello")
+        if not is_cancelled_first:
+            await handle.cancel("too late")
+        await handle.unpause()
+        if is_cancelled_first:
+            with pytest.raises(WorkflowCancelledError, match="too late"):
+                await handle.result()
+        else:
+            assert await handle.result() == "hello"
