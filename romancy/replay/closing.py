@@ -202,7 +202,10 @@ class Closer:
     # -- recur ------------------------------------------------------------------------------------------
 
     def _recur(self) -> None:
-        """Close the run that has called recur; if it is to be undone before, as soon as that is done."""
+        """Close the run that has called recur; if it is to be undone before, as soon as that is done.
+
+        One that is out of time opens no other: it ends like one that has failed.
+        """
         run = self._run
         if self._next_call is None:
             signal = run.loop.poison
@@ -210,12 +213,17 @@ class Closer:
             if call is None:
                 msg = "recur without a call"
                 raise RuntimeError(msg)
-            if not run.undoing.is_due or not run.undoing.has_work():
+            is_late = run.limits.is_out_of_time
+            if not is_late and not (run.undoing.is_due and run.undoing.has_work()):
                 run.closing = self._recurred(call)
                 return
             eviction.end_hanging(run.loop)  # of the code nothing may go on, even if it has swallowed the signal
             run.loop.poison = None
             run.limits.code_ended()
+            if is_late and run.root is not None:
+                self._end = Status.TIMED_OUT, self._timed_out(None)
+                self._close(run.root)
+                return
             self._next_call = call
             self._cancels_before = run.limits.cancels
         if self._is_undone():

@@ -349,6 +349,24 @@ async def test_limit_counts_for_all_runs_of_an_instance(make_app: MakeApp) -> No
     assert done == ["run 1", "run 2", "run 3"]
 
 
+@workflow
+async def limit_clings(number: int) -> None:
+    await limit_reserve(f"run {number}")
+    try:
+        await signals.receive()
+    except asyncio.CancelledError:
+        recur(limit_clings(number + 1))
+
+
+async def test_instance_that_is_out_of_time_can_not_recur(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        handle = await app.start(limit_clings(1), timeout=0.1)
+        with pytest.raises(WorkflowTimedOutError):
+            await handle.result()
+        assert (await handle.info()).run == 0
+    assert done == ["reserve run 1", "release run 1"]
+
+
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), timedelta(0)])
 async def test_limit_has_to_be_positive(make_app: MakeApp, timeout: Any) -> None:
     async with make_app() as app:

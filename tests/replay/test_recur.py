@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
@@ -12,7 +14,7 @@ from romancy.core.events import CancelRequested, EventKind, Release
 from romancy.core.records import Status
 from romancy.replay.suspend import SuspendKind
 
-from .harness import Shell
+from .harness import Shell, check
 from .scripting import T0, Message, Outcome, act, begin, completed, log, message, news, undoable
 
 
@@ -207,3 +209,29 @@ def test_recur_does_not_replay_a_message_twice() -> None:
     shell = Shell(flow, messages=[Message(1, "a"), Message(2, "b")]).run()
     assert [line[1] for line in shell.trace] == ["a"]
     assert shell.last.consumed == (1,)
+
+
+@pytest.mark.parametrize("compensate", [False, True])
+@pytest.mark.parametrize("is_swallowing", [False, True])
+def test_run_out_of_time_opens_no_other(*, compensate: bool, is_swallowing: bool) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            await act("close")
+
+    async def flow() -> str:
+        await undoable("charge")
+        generator = numbers()
+        await anext(generator)
+        try:
+            await news.receive()
+        except asyncio.CancelledError:
+            with contextlib.suppress(BaseException if is_swallowing else ValueError):
+                recur(recur_poll(1), compensate=compensate)
+        return "recur came back"
+
+    shell = check(flow, time_limit=5)
+    assert shell.status is Status.TIMED_OUT
+    assert "time limit" in shell.failure["message"]
+    assert [activity_id.partition(":")[2] for activity_id in shell.ids] == ["charge", "close", "undo_charge"]
