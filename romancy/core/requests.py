@@ -104,10 +104,14 @@ class Unsubscribe(msgspec.Struct, frozen=True):
 
 
 class CancelChild(msgspec.Struct, frozen=True):
-    """Ask the child that was started under an activity id to cancel; nothing if there is none, or it has ended."""
+    """Ask the child that was started under an activity id to cancel; nothing if there is none, or it has ended.
+
+    Nor if it was asked in the same ``turn`` already.
+    """
 
     activity_id: str
     reason: str = ""
+    turn: int = 0
 
 
 Request: TypeAlias = Send | Publish | Subscribe | StartChild

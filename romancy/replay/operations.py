@@ -162,7 +162,8 @@ class Operations:
         elif self._retract(call):
             return
         elif isinstance(call, WorkflowCall):
-            self._withdraw(call.activity_id, CancelChild(call.activity_id, "its parent does not wait for it any more"))
+            reason = "its parent does not wait for it any more"
+            self._withdraw(call.activity_id, CancelChild(call.activity_id, reason, self._run.turn))
         elif isinstance(call, ActivityCall) and call.definition.undo is None:
             self.drop(call)
 
@@ -209,7 +210,7 @@ class Operations:
         """Ask a child that is held to cancel; nothing if it has ended, as far as is known."""
         child = self.children.held.get(activity_id)
         if child is not None and not child.closed.done() and not self._run.is_poisoned:
-            self.commands[f"cancel {activity_id}"] = CancelChild(activity_id, reason)
+            self.commands[f"cancel {activity_id}"] = CancelChild(activity_id, reason, self._run.turn)
 
     def _retract(self, call: Call[object]) -> bool:
         """Take back what was asked for in this very turn; False if it is older."""

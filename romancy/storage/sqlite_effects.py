@@ -68,10 +68,10 @@ class Effects:
                     for row in self._subscriptions(key):
                         if row.mailbox == mailbox:
                             self._unsubscribe(row)
-                case CancelChild(activity_id, reason):
+                case CancelChild(activity_id, reason, turn):
                     found = connection.execute(children.BY_ACTIVITY, (key, run, activity_id)).fetchone()
                     if found is not None:
-                        self._cancel(found[0], reason, f"cancel/{key}/{run}/{activity_id}")
+                        self._cancel(found[0], reason, f"cancel/{key}/{run}/{activity_id}/{turn}")
                 case _:
                     assert_never(order)
 

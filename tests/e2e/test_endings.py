@@ -9,10 +9,12 @@ import pytest
 
 from romancy import (
     Channel,
+    ChildWorkflowFailedError,
     Handle,
     InstanceAlreadyExistsError,
     WorkflowCancelledError,
     activity,
+    recur,
     start_child,
     workflow,
 )
@@ -103,3 +105,37 @@ async def test_run_that_has_not_begun_gets_a_cancel_and_a_message_in_their_order
                 await handle.result()
         else:
             assert await handle.result() == "hello"
+
+
+@workflow(name="endings_cling")
+async def cling(run: int) -> str:
+    """Begin anew when it is cancelled; give in the second time."""
+    await note(f"run {run}")
+    try:
+        return await go_on.receive()
+    except asyncio.CancelledError:
+        if run:
+            raise
+        recur(cling(run + 1))
+
+
+@workflow(name="endings_insist")
+async def insist_on_cancel() -> str:
+    child = await start_child(cling(0), id="child")
+    for reason in ("please", "now"):
+        await go_on.receive()
+        child.cancel(reason)
+    try:
+        return await child
+    except ChildWorkflowFailedError as exc:
+        return str(exc)
+
+
+async def test_child_that_has_recurred_can_be_cancelled_again(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        parent = await app.start(insist_on_cancel(), id="parent")
+        for run in (0, 1):
+            while f"run {run}" not in done:
+                await asyncio.sleep(0.002)
+            await parent.send(go_on, "cancel it")
+        assert "child 'child' cancelled: CancelledError: now" in await parent.result()

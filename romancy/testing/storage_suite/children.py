@@ -222,13 +222,20 @@ class ChildrenSuite(Suite):
         await storage.purge(kid.id)
         assert await database.count("children") == 0
 
-    async def test_cancel_of_a_child_reaches_it_once(self, worker: Worker) -> None:
+    async def test_cancel_of_a_child_reaches_it_once_a_turn(self, worker: Worker) -> None:
         parent, kid = await family(worker, ABANDON)
         order = CancelChild("1:child", "enough")
         answer = await worker.accepted(worker.entry(parent, note(), orders=[order], wake_at=None))
         assert kid.key in answer.recipients
         await worker.advance(await worker.read("parent"), note(), orders=[order], wake_at=None)
         assert await cancels(worker, kid) == [b'"enough"']
+
+    async def test_cancels_of_a_child_in_two_turns_are_two(self, worker: Worker) -> None:
+        _, kid = await family(worker, ABANDON)
+        for turn in (2, 3):
+            order = CancelChild("1:child", f"enough in {turn}", turn)
+            await worker.advance(await worker.read("parent"), note(), orders=[order], wake_at=None)
+        assert await cancels(worker, kid) == [b'"enough in 2"', b'"enough in 3"']
 
     async def test_cancel_of_a_child_that_is_not_there_or_has_ended_does_nothing(self, worker: Worker) -> None:
         parent, kid = await family(worker, ABANDON)
