@@ -311,6 +311,7 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
     ``mailed`` says that the inbox holds rows that the owner has not seen, and ``recipients`` are the keys of other
     instances that the entry has reached or created. ``has_topics`` says that a topic may have something to hand out,
     ``is_paused`` that the instance was paused meanwhile: nothing that the entry's turn asks for is to begin.
+    ``ended`` are the keys of other instances that the entry, by closing its own, has terminated.
     """
 
     outcomes: list[Event]
@@ -318,6 +319,7 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
     recipients: tuple[int, ...] = ()
     has_topics: bool = False
     is_paused: bool = False
+    ended: tuple[int, ...] = ()
 
 
 class Rejected(msgspec.Struct, frozen=True):

@@ -202,12 +202,14 @@ def _with_effects(
         if status >= Status.COMPLETED:
             effects.tell_parents(key)
     first = next((index for index, answer in enumerate(answers) if isinstance(answer, Accepted)), None)
-    if first is not None and (effects.reached or effects.has_topics):
+    if first is not None and (effects.reached or effects.has_topics or effects.ended):
         answer = cast("Accepted", answers[first])
         recipients = dict.fromkeys((*answer.recipients, *sorted(effects.reached)))
         recipients.pop(entries[first].key, None)
         has_topics = answer.has_topics or effects.has_topics
-        answers[first] = msgspec.structs.replace(answer, recipients=tuple(recipients), has_topics=has_topics)
+        answers[first] = msgspec.structs.replace(
+            answer, recipients=tuple(recipients), has_topics=has_topics, ended=tuple(effects.ended)
+        )
     return _with_mail(connection, entries, answers) if effects.reached else answers
 
 

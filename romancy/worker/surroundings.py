@@ -27,6 +27,10 @@ class Surroundings(Protocol):
         """Note that an instance has ended or is blocked; it is in the database. ``payload`` is its last event's."""
         ...
 
+    def terminated(self, keys: Iterable[int]) -> None:
+        """Note that instances, here or elsewhere, were terminated by the end of another; it is in the database."""
+        ...
+
     def room_freed(self) -> None:
         """Note that a run has become idle or has left memory."""
         ...

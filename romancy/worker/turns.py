@@ -388,6 +388,8 @@ class Turns:
             self._around.mail_expected((*answer.recipients, run.key) if answer.mailed else answer.recipients)
         if answer.has_topics:
             self._around.topics_expected()
+        if answer.ended:
+            self._around.terminated(answer.ended)
 
     @staticmethod
     def _forget(run: HotRun, entry: Entry) -> None:

@@ -416,6 +416,12 @@ class Worker:
         else:
             self._listener.instance_changed(run.key, status, payload)
 
+    def terminated(self, keys: Iterable[int]) -> None:
+        """Let go of instances that were terminated by the end of another."""
+        for key in keys:
+            self.ended(key)
+            self._listener.look_again(key)
+
     def run_freed(self, wake_at: int | None) -> None:
         """Note that an instance was freed and is due at an instant."""
         if wake_at is not None and (self._next_due is None or wake_at < self._next_due):

@@ -13,6 +13,7 @@ from romancy import (
     Handle,
     InstanceAlreadyExistsError,
     WorkflowCancelledError,
+    WorkflowTerminatedError,
     activity,
     recur,
     start_child,
@@ -139,3 +140,43 @@ async def test_child_that_has_recurred_can_be_cancelled_again(make_app: MakeApp)
                 await asyncio.sleep(0.002)
             await parent.send(go_on, "cancel it")
         assert "child 'child' cancelled: CancelledError: now" in await parent.result()
+
+
+@activity(name="endings_hang")
+async def hang() -> None:
+    done.append("hanging")
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        done.append("told to stop")
+
+
+@workflow(name="endings_hanging")
+async def hanging() -> None:
+    await hang()
+
+
+@workflow(name="endings_middle")
+async def middle() -> None:
+    await start_child(hanging(), id="leaf")
+    await go_on.receive()
+
+
+@workflow(name="endings_end_first")
+async def end_first() -> str:
+    await start_child(middle(), id="middle", on_parent_close="terminate")
+    return await go_on.receive()
+
+
+async def test_nothing_goes_on_of_what_the_end_of_a_parent_has_terminated(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        parent = await app.start(end_first(), id="parent")
+        while "hanging" not in done:
+            await asyncio.sleep(0.002)
+        leaf = asyncio.ensure_future((await app.get("leaf")).result())
+        await parent.send(go_on, "end")
+        assert await parent.result() == "end"
+        with pytest.raises(WorkflowTerminatedError, match="its parent 'middle' has ended"):
+            await leaf
+        while "told to stop" not in done:
+            await asyncio.sleep(0.002)

@@ -40,12 +40,13 @@ class FamiliesSuite(Suite):
 
     async def test_end_of_a_parent_terminates_its_child(self, worker: Worker, storage: Storage) -> None:
         parent, kid = await family(worker, TERMINATE)
-        await worker.close(parent)
+        answer = await worker.accepted(worker.entry(parent, CLOSING, status=Status.COMPLETED, wake_at=None))
+        assert answer.ended == (kid.key,)
         after = await worker.read(kid.id)
         assert (after.status, after.session, after.wake_at) == (Status.TERMINATED, None, None)
         assert [e.kind for e in await storage.history(kid.key)] == [EventKind.RUN_TERMINATED]
-        (answer,) = await worker.commit(worker.entry(kid, note()))
-        assert isinstance(answer, Rejected)
+        (late,) = await worker.commit(worker.entry(kid, note()))
+        assert isinstance(late, Rejected)
 
     async def test_end_of_a_parent_leaves_an_abandoned_child(self, worker: Worker) -> None:
         parent, kid = await family(worker, ABANDON)
