@@ -228,7 +228,7 @@ class _Batch:
         self.events += [HistoryRow(entry.key, entry.run, *event) for event in outcomes]
         draft.next_seq = seq + len(outcomes)
         draft.drained_seq = seq - entry.undrained
-        if draft.status != Status.PAUSED or entry.status is not Status.RUNNING:
+        if draft.status != Status.PAUSED or entry.status.is_closed:
             draft.status = entry.status  # a pause stays until it is taken back, whatever turn was under way
         draft.inbox_seen = max(draft.inbox_seen, entry.inbox_seen)
         if entry.shown is not None:

@@ -23,7 +23,7 @@ from romancy import (
     sleep,
     workflow,
 )
-from romancy.core.records import Entry, Mail
+from romancy.core.records import Entry, Mail, Status
 from romancy.storage.protocol import Storage
 from romancy.storage.sqlite import SqliteStorage
 
@@ -142,6 +142,36 @@ async def test_nothing_begins_when_a_pause_comes_before_a_commit_and_nothing_is_
             await handle.unpause()
         assert await handle.result() == ["one", 7, "two"]
         assert begun == ["one", "two"]
+
+
+async def test_pause_that_comes_before_a_run_is_blocked_holds_until_it_is_taken_back(
+    make_app: MakeApp, shared: SqliteStorage
+) -> None:
+    is_mended = False
+
+    async def flow() -> str:
+        first: Any = await step("one")
+        return await step("two") if is_mended else first.no_such_attribute
+
+    definition = workflow(name="pausing_blocked")(flow)
+    gates[0].set()
+    storage = MeddlingStorage(shared)
+    async with make_app(storage.storage, workflows=[definition], build="1") as app:
+
+        async def pause(entries: Sequence[Entry]) -> None:
+            if any(entry.status is Status.BLOCKED for entry in entries):
+                await shared.pause("one")
+
+        storage.before = pause
+        handle = await app.start(definition(), id="one")
+        while await handle.status() == "running":
+            await asyncio.sleep(0.002)
+        assert await handle.status() == "paused"
+        storage.before = None
+        await handle.unpause()
+        with pytest.raises(WorkflowBlockedError, match="no_such_attribute"):
+            await handle.result()
+    assert begun == ["one"]
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

@@ -56,6 +56,20 @@ class PausesSuite(Suite):
         (claim,) = await worker.claim_all()
         assert [e.activity_id for e in claim.history] == ["1:charge"]
 
+    async def test_turn_that_was_under_way_and_blocks_leaves_it_paused(self, worker: Worker, storage: Storage) -> None:
+        owned = await worker.own("x")
+        await storage.pause("x")
+        entry = worker.entry(
+            owned, status=Status.BLOCKED, wake_at=worker.at(-1), is_freed=True, build="b", reason=b"{}"
+        )
+        await worker.accepted(entry)
+        after = await worker.read("x")
+        assert (after.status, after.session) == (Status.PAUSED, None)
+        assert await worker.claim_all() == []
+        await storage.unpause("x")
+        (claim,) = await worker.claim_all()
+        assert claim.instance.status is Status.RUNNING
+
     async def test_owner_s_closing_turn_that_was_under_way_is_taken(self, worker: Worker, storage: Storage) -> None:
         owned = await worker.own("x")
         await storage.pause("x")
