@@ -80,7 +80,11 @@ class Turning:
             note_of(release)
             for release in releases
             if is_result(release)
-            and (release.activity_id in delivered or release.activity_id in run.operations.pending)
+            and (
+                release.activity_id in delivered
+                or release.activity_id in run.operations.pending
+                or run.operations.was_withdrawn(release.activity_id)  # in this turn, which has not happened
+            )
         ]
 
     def replay(

@@ -202,6 +202,40 @@ def test_code_that_is_still_broken_blocks_again_and_loses_nothing() -> None:
     assert turn.closing.note.payload == b'["kept",5]'
 
 
+def test_result_that_the_failing_turn_had_given_up_is_kept() -> None:
+    """Else its activity, which has been done, would be done again: the mended code may want it."""
+
+    async def broken() -> Any:
+        loser = asyncio.ensure_future(act("b"))
+        found = await act("a")
+        loser.cancel()
+        return found.typo
+
+    async def mended() -> list[str]:
+        other = asyncio.ensure_future(act("b"))
+        return [await act("a"), await other]
+
+    async def mended_otherwise() -> Any:
+        other = asyncio.ensure_future(act("b"))
+        found = await act("a")
+        other.cancel()
+        return found
+
+    execution = begin(broken)
+    execution.activate(stamp=T0)
+    blocked = execution.activate([completed("2:a", "first"), completed("1:b", "second")], stamp=T0)
+    assert blocked.blocked is not None
+    assert [note.activity_id for note in blocked.notes] == ["2:a", "1:b"]
+    for code, result in ((mended, b'["first","second"]'), (mended_otherwise, b'"first"')):
+        _, turn = resumed(code, blocked)
+        assert turn.closing is not None
+        assert turn.closing.note.payload == result
+        events, _ = history(blocked)
+        later = begin(code)
+        assert later.replay(events, drained_seq=2, started_at=T0) is None
+        assert later.closing == turn.closing
+
+
 def test_mended_code_may_pass_over_a_kept_result() -> None:
     async def broken() -> None:
         await asyncio.gather(act("a"), act("b"))
