@@ -194,10 +194,10 @@ async def test_message_just_before_the_time_limit_is_kept_and_the_stale_timer_hi
 
 async def play_just_in_time(app: App) -> list[Any]:
     """Have the first message and the timer of its receive released together, and the second come later."""
-    handle = await begin(app, lambda: just_in_time(0.1), "one")
+    handle = await begin(app, lambda: just_in_time(0.15), "one")
     await insist(handle.pause)
     await insist(partial(app.send, letters, "first", to="one", message_id="first"))
-    await asyncio.sleep(0.12)
+    await asyncio.sleep(0.17)
     await insist(handle.unpause)
     while len(await insist(handle.history)) == 0:
         await asyncio.sleep(0.002)
