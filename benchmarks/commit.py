@@ -18,7 +18,7 @@ import msgspec
 
 from romancy.core.events import EventKind, Note
 from romancy.core.records import LEAVE, Accepted, Entry, NewInstance, SessionInfo, Status
-from romancy.storage import sqlite_commit
+from romancy.storage import sqlite_plain
 from romancy.storage.sqlite import SqliteStorage
 
 SECONDS = 1.5
@@ -60,7 +60,7 @@ async def claimed(storage: SqliteStorage, session: int, count: int) -> list[Entr
     ]
 
 
-def nothing_of(*_: object) -> list[Entry]:
+async def nothing_of(*_: object) -> list[Entry]:
     return []
 
 
@@ -103,8 +103,8 @@ async def measure(kind: str, size: int) -> str:
 async def main() -> None:
     for kind in ("advance", "decided", "park", "close"):
         for size in (1, 50, 200, 1000):
-            plain_of = nothing_of if kind == "decided" else sqlite_commit.plain_of
-            with mock.patch.object(sqlite_commit, "plain_of", plain_of):
+            plain_of = nothing_of if kind == "decided" else sqlite_plain.plain_of
+            with mock.patch.object(sqlite_plain, "plain_of", plain_of):
                 print(await measure(kind, size), flush=True)
 
 

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from romancy.errors import SchemaVersionError, StorageError
-from romancy.storage import migrations
+from romancy.storage import sqlite_schema
 from romancy.storage.sqlite_thread import retry_while_busy
 
 MEMORY = ":memory:"
@@ -124,15 +124,15 @@ def inspect(path: str, *, lock_timeout: float) -> int:
     mark = int.from_bytes(header[_APPLICATION_ID], "big")
     has_log = _size(f"{path}-wal") > 0
     # A file of ours gets its mark before it gets a log: what has a log but no mark is somebody else's.
-    is_foreign = mark != migrations.APPLICATION_ID and (mark != 0 or has_log)
+    is_foreign = mark != sqlite_schema.APPLICATION_ID and (mark != 0 or has_log)
     # Without a log, nobody has a database in WAL mode open, and even one who only reads would make one.
     is_immutable = header[_WRITE_VERSION] == _WRITE_VERSION_WAL and not has_log
     try:
         if not is_foreign:
             uri = f"{Path(path).as_uri()}?mode=ro{'&immutable=1' if is_immutable else ''}"
             with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=lock_timeout)) as connection:
-                if mark == migrations.APPLICATION_ID:
-                    return migrations.version_of(connection)
+                if mark == sqlite_schema.APPLICATION_ID:
+                    return sqlite_schema.version_of(connection)
                 is_foreign = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
     except sqlite3.Error as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
@@ -172,7 +172,7 @@ def _verify(path: str, version: int, *, migrate: bool) -> None:
     Raises:
         SchemaVersionError: It does not.
     """
-    latest = migrations.load()[-1].number
+    latest = sqlite_schema.latest_version()
     if version > latest:
         raise SchemaVersionError(
             f"{path}: its schema has version {version}, and this romancy knows versions up to {latest};"
@@ -203,12 +203,12 @@ def _migrate(connection: sqlite3.Connection, path: str, now: int) -> None:
 
     A new file is not in WAL mode yet, so the mark gets into the file itself, where `inspect` looks for it.
     """
-    if migrations.version_of(connection) == migrations.load()[-1].number:
+    if sqlite_schema.version_of(connection) == sqlite_schema.latest_version():
         return
     connection.execute("BEGIN EXCLUSIVE")
     try:
-        _verify(path, migrations.version_of(connection), migrate=True)
-        migrations.migrate(connection, now)
+        _verify(path, sqlite_schema.version_of(connection), migrate=True)
+        sqlite_schema.migrate(connection, now)
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:

@@ -61,7 +61,7 @@ _APART = "\t"
 @functools.cache
 def _own_tables() -> frozenset[str]:
     """Return the names of the engine's tables, and of the one in which SQLite keeps the keys that were given away."""
-    scripts = [step.script for step in migrations.load()]
+    scripts = [step.script for step in migrations.load("sqlite")]
     found = (name for script in scripts for name in re.findall(r"^CREATE TABLE (\w+)", script, re.MULTILINE))
     return frozenset(found) | {"sqlite_sequence"}
 

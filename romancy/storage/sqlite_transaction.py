@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from romancy.activities.transaction import SqlResult
 from romancy.core.records import Accepted, Refused, Rejected, Undone
 from romancy.errors import NonRetryableError, StorageError
-from romancy.storage import sqlite_commit
+from romancy.storage import sqlite_plain
+from romancy.storage.commit import still_holds
 from romancy.storage.sqlite_thread import Outcome, retry_while_busy, run, run_in_savepoint
+from romancy.storage.sqlite_tx import SqliteTx, drive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -200,8 +202,9 @@ class SqliteTransaction:
     def _commit(self, connection: sqlite3.Connection, session: int, entry: Entry) -> Accepted | Rejected | Undone:
         """Write the entry and commit, or roll back; either way, the transaction is over."""
         connection.set_progress_handler(None, 0)
+        tx = SqliteTx(connection, self._clock.now())
         try:
-            (answer,) = sqlite_commit.commit(connection, session, [entry], self._clock.now())
+            (answer,) = drive(sqlite_plain.commit(tx, session, [entry]))
             if isinstance(answer, Accepted):
                 return self._confirm(connection, answer)
         except sqlite3.Error as error:
@@ -211,7 +214,7 @@ class SqliteTransaction:
                 connection.execute("ROLLBACK")
         if isinstance(answer, Refused):
             return Undone(StorageError(f"{self._name}: the database refuses the activity's result: {answer.error}"))
-        if sqlite_commit.still_holds(connection, session, entry):
+        if drive(still_holds(tx, session, entry)):
             message = "an activity has ended or changed its own instance in its transaction: that can't be committed"
             return Undone(NonRetryableError(message))
         return answer

@@ -13,7 +13,7 @@ from romancy.core.events import SendOutcome
 from romancy.core.records import InboxKind, Status
 from romancy.core.requests import ChannelMode
 from romancy.storage.rows import ChannelRow, MessageRow, Reach, Row, SubscriptionRow, TopicRow
-from romancy.storage.waking import wake_for_mail
+from romancy.storage.waking import with_mail
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -100,12 +100,12 @@ class HandOut:
 
     def __init__(self, now: int) -> None:
         self._now = now
-        self._rows: dict[int, Row] = {}
+        self._rows: dict[int, Row | None] = {}
         self._reached: dict[int, Row] = {}
         self.messages: list[MessageRow] = []
 
-    def know(self, rows: Mapping[int, Row]) -> None:
-        """Take note of instances' rows."""
+    def know(self, rows: Mapping[int, Row | None]) -> None:
+        """Take note of instances' rows; None: there is no such instance."""
         for key, row in rows.items():
             self._rows.setdefault(key, row)
 
@@ -118,8 +118,7 @@ class HandOut:
         row = self._rows.get(key)
         if row is None or row.status >= Status.COMPLETED:
             return False
-        row = row._replace(inbox_seq=row.inbox_seq + 1, wake_at=wake_for_mail(row.status, row.wake_at, self._now))
-        self._rows[key] = self._reached[key] = row
+        row = self._rows[key] = self._reached[key] = with_mail(row, self._now)
         self.messages.append(
             MessageRow(
                 key,

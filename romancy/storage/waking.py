@@ -8,6 +8,7 @@ from romancy.core.records import LEAVE, InboxKind, Status
 
 if TYPE_CHECKING:
     from romancy.core.records import Entry
+    from romancy.storage.rows import Row
 
 
 def wake_for_mail(status: int, wake_at: int | None, now: int, kind: InboxKind = InboxKind.MESSAGE) -> int | None:
@@ -20,6 +21,11 @@ def wake_for_mail(status: int, wake_at: int | None, now: int, kind: InboxKind = 
     if status in {Status.PENDING, Status.PAUSED} and kind is InboxKind.MESSAGE:
         return wake_at
     return _by(now, wake_at)
+
+
+def with_mail(row: Row, now: int, kind: InboxKind = InboxKind.MESSAGE) -> Row:
+    """Return an instance's row as it is when one more item is in its inbox, under the number ``inbox_seq``."""
+    return row._replace(inbox_seq=row.inbox_seq + 1, wake_at=wake_for_mail(row.status, row.wake_at, now, kind))
 
 
 def parked_until(entry: Entry, wake_at: int | None, now: int, *, is_mailed: bool) -> int | None:

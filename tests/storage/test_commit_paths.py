@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from romancy.core.events import EventKind, Note
 from romancy.core.records import LEAVE, Accepted, Entry, NextRun, Status
-from romancy.storage import sqlite_commit
-from romancy.storage.sqlite_commit import Answer, commit, plain_of
+from romancy.storage import sqlite_plain
+from romancy.storage.commit import Answer, write
 from romancy.storage.sqlite_file import connect_writer, locate
+from romancy.storage.sqlite_tx import SqliteTx, drive
 from romancy.testing.storage_suite.making import CLOSING, RECURRING, note, send
 
 SESSION = 7
@@ -138,15 +139,27 @@ def dump(connection: sqlite3.Connection) -> list[object]:
     ]
 
 
-def decided(connection: sqlite3.Connection, batch: list[Entry]) -> list[Answer]:
-    return sqlite_commit._write(connection, SESSION, batch, NOW)
+def commit(connection: sqlite3.Connection, batch: Sequence[Entry]) -> list[Answer]:
+    return drive(sqlite_plain.commit(SqliteTx(connection, NOW), SESSION, batch))
+
+
+def decided(connection: sqlite3.Connection, batch: Sequence[Entry]) -> list[Answer]:
+    return drive(write(SqliteTx(connection, NOW), SESSION, batch))
+
+
+def plain_of(connection: sqlite3.Connection, batch: Sequence[Entry]) -> list[Entry]:
+    return drive(sqlite_plain.plain_of(SqliteTx(connection, NOW), SESSION, batch))
+
+
+def write_plain(connection: sqlite3.Connection, batch: Sequence[Entry]) -> bool:
+    return drive(sqlite_plain.write_plain(SqliteTx(connection, NOW), SESSION, batch))
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(rows, min_size=4, max_size=4), st.tuples(*(entries(key) for key in KEYS)))
 def test_both_paths_agree(given_rows: list[dict[str, object]], batch: tuple[Entry, ...]) -> None:
     with database(given_rows) as one, database(given_rows, 1) as other:
-        assert commit(one, SESSION, batch, NOW) == decided(other, list(batch))
+        assert commit(one, batch) == decided(other, batch)
         assert dump(one) == dump(other)
 
 
@@ -154,7 +167,7 @@ def test_both_paths_agree(given_rows: list[dict[str, object]], batch: tuple[Entr
 @given(st.tuples(*(entries(key) for key in KEYS)))
 def test_both_paths_agree_when_all_entries_hold(batch: tuple[Entry, ...]) -> None:
     with database([{}] * 4) as one, database([{}] * 4, 1) as other:
-        assert commit(one, SESSION, batch, NOW) == decided(other, list(batch))
+        assert commit(one, batch) == decided(other, batch)
         assert dump(one) == dump(other)
 
 
@@ -164,9 +177,9 @@ def test_commit_twice_answers_the_same_and_writes_nothing(
     given_rows: list[dict[str, object]], batch: tuple[Entry, ...]
 ) -> None:
     with database(given_rows) as connection:
-        first = commit(connection, SESSION, batch, NOW)
+        first = commit(connection, batch)
         after = dump(connection)
-        second = commit(connection, SESSION, batch, NOW)
+        second = commit(connection, batch)
         assert dump(connection) == after
         for one, other in zip(first, second, strict=True):
             if isinstance(one, Accepted):
@@ -180,7 +193,7 @@ def test_instance_with_mail_stays_claimable(given_rows: list[dict[str, object]],
     """Whatever an owner writes into `wake_at`: what it has not seen keeps the instance due."""
     owned = [row | {"session": SESSION} for row in given_rows]
     with database(owned) as connection:
-        answers = commit(connection, SESSION, batch, NOW)
+        answers = commit(connection, batch)
         found = connection.execute("SELECT wake_at, inbox_seq, inbox_seen, session, status FROM instances ORDER BY key")
         for entry, answer, (wake_at, inbox_seq, inbox_seen, session, status) in zip(
             batch, answers, found.fetchall(), strict=True
@@ -201,19 +214,19 @@ def test_ordinary_turns_need_no_decision() -> None:
         )
     ]
     with database([{}] * 4) as connection:
-        assert plain_of(connection, SESSION, batch) == batch
-        assert sqlite_commit.write_plain(connection, SESSION, batch, NOW)
+        assert plain_of(connection, batch) == batch
+        assert write_plain(connection, batch)
 
 
 @pytest.mark.parametrize("change", [{"inbox_seq": 4}, {"next_seq": 3}, {"session": 8}, {"status": 2}], ids=str)
 def test_entries_whose_conditions_are_not_met_are_decided(change: dict[str, object]) -> None:
     batch = [Entry(key, 50, 0, 2, 3, NOW, [note()], [], [], Status.RUNNING, LEAVE, 3) for key in KEYS]
     with database([{}, {}, change, {}]) as connection:
-        assert not sqlite_commit.write_plain(connection, SESSION, batch, NOW)
+        assert not write_plain(connection, batch)
 
 
 def test_instances_with_mail_are_decided_and_the_others_not() -> None:
     batch = [Entry(key, 50, 0, 2, 3, NOW, [note()], [], [], Status.RUNNING, LEAVE, 3) for key in KEYS]
     with database([{}, {"inbox_seq": 4}, {}, {}]) as connection:
-        assert [entry.key for entry in plain_of(connection, SESSION, batch)] == [1, 3, 4]
-        assert commit(connection, SESSION, batch, NOW)[1] == Accepted([], mailed=True)
+        assert [entry.key for entry in plain_of(connection, batch)] == [1, 3, 4]
+        assert commit(connection, batch)[1] == Accepted([], mailed=True)

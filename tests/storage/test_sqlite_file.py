@@ -15,7 +15,7 @@ import pytest
 
 from romancy.core.clock import ManualClock
 from romancy.errors import SchemaVersionError, StorageError
-from romancy.storage import migrations
+from romancy.storage import migrations, sqlite_schema
 from romancy.storage.sqlite import SqliteStorage
 from romancy.storage.sqlite_file import MEMORY, inspect, locate
 from romancy.testing.storage_suite.making import Worker
@@ -115,7 +115,7 @@ class TestOpen:
         await create(path)
         assert list(contents(tmp_path)) == ["new.db"]
         assert path.read_bytes()[68:72] == b"roma"
-        assert inspect(str(path), lock_timeout=0) == migrations.load()[-1].number
+        assert inspect(str(path), lock_timeout=0) == migrations.load("sqlite")[-1].number
 
     @pytest.mark.parametrize("synchronous", ["FULL", "NORMAL"])
     async def test_open_sets_journal_and_durability(self, tmp_path: Path, synchronous: str) -> None:
@@ -158,7 +158,7 @@ class TestOpen:
         connection = sqlite3.connect(source / "hot.db", isolation_level=None)
         connection.execute("PRAGMA cache_size = 1")
         connection.execute("BEGIN EXCLUSIVE")
-        migrations.migrate(connection, 0)
+        sqlite_schema.migrate(connection, 0)
         # More than the cache holds, so that the journal is complete before the commit.
         connection.execute("INSERT INTO sessions VALUES (1, 0, 'b', zeroblob(100000), '', 'h', 1, '', 1)")
         (tmp_path / "hot.db-journal").write_bytes((source / "hot.db-journal").read_bytes())
@@ -313,8 +313,8 @@ class TestRefusals:
     ) -> None:
         path = tmp_path / "older.db"
         await create(path)
-        steps = [*migrations.load(), migrations.Migration(2, "0002_more", "CREATE TABLE more (a);\n")]
-        monkeypatch.setattr(migrations, "load", lambda: steps)
+        steps = [*migrations.load("sqlite"), migrations.Migration(2, "0002_more", "CREATE TABLE more (a);\n")]
+        monkeypatch.setattr(migrations, "load", {"sqlite": steps}.__getitem__)
         await refuse(path, SchemaVersionError, r"needs 2.*migrate=True", migrate=False)
         await create(path)
         assert inspect(str(path), lock_timeout=0) == 2
@@ -327,8 +327,8 @@ class TestMigrations:
         path = tmp_path / "a.db"
         await create(path)
         script = "CREATE TABLE more (a);\nCREATE TABLE instances (a);\n"
-        steps = [*migrations.load(), migrations.Migration(2, "0002_wrong", script)]
-        monkeypatch.setattr(migrations, "load", lambda: steps)
+        steps = [*migrations.load("sqlite"), migrations.Migration(2, "0002_wrong", script)]
+        monkeypatch.setattr(migrations, "load", {"sqlite": steps}.__getitem__)
         with pytest.raises(StorageError, match=r"a\.db.*instances already exists"):
             await create(path)
         connection = sqlite3.connect(path)
@@ -337,6 +337,6 @@ class TestMigrations:
         assert inspect(str(path), lock_timeout=0) == 1
 
     async def test_steps_are_numbered_without_gaps(self) -> None:
-        steps = migrations.load()
+        steps = migrations.load("sqlite")
         assert [step.number for step in steps] == list(range(1, len(steps) + 1))
         assert [step.name[:4] for step in steps] == [f"{step.number:04}" for step in steps]

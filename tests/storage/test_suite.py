@@ -65,7 +65,7 @@ def test_suite_knows_no_back_end() -> None:
 
 
 def test_tables_are_those_of_the_schema() -> None:
-    script = (Path(protocol.__file__).parent / "migrations" / "0001_initial.sql").read_text()
+    script = (Path(protocol.__file__).parent / "migrations" / "sqlite" / "0001_initial.sql").read_text()
     assert sorted({*TABLES, "migrations"}) == sorted(re.findall(r"^CREATE TABLE (\w+)", script, re.MULTILINE))
 
 

@@ -12,7 +12,7 @@ OF_INSTANCE = (
     f"SELECT {names(KeptRun.__struct_fields__)} FROM archives WHERE key = ? AND run < ? ORDER BY run DESC LIMIT ?"
 )
 
-EXPIRED = "SELECT key, run FROM archives WHERE closed_at <= ? ORDER BY closed_at LIMIT ?"
+EXPIRED = "SELECT key, run FROM archives WHERE closed_at <= ? ORDER BY closed_at LIMIT ? /*pg FOR UPDATE SKIP LOCKED */"
 
 DELETE_ONE = "DELETE FROM archives WHERE key = ? AND run = ?"
 

@@ -9,15 +9,11 @@ _CHILD = names(ChildRow._fields, "c")
 
 LINK = insert("children", ChildRow._fields)
 
-# With the parent's id and the child's status.
-OF_PARENT = (
-    f"SELECT {_CHILD}, p.id, i.status FROM children c JOIN instances i ON i.key = c.child"
-    " JOIN instances p ON p.key = c.parent WHERE c.parent = ? ORDER BY c.run, c.activity_id"
-)
+OF_PARENT = f"SELECT {_CHILD} FROM children c WHERE c.parent = ? ORDER BY c.run, c.activity_id"
 
 BY_ACTIVITY = "SELECT child FROM children WHERE parent = ? AND run = ? AND activity_id = ?"
 
-UNTOLD_PARENTS = f"SELECT {_CHILD} FROM children c WHERE c.child = ? AND c.is_told = 0"
+UNTOLD_PARENTS = f"SELECT {_CHILD} FROM children c WHERE c.child = ? AND c.is_told = 0 ORDER BY c.parent, c.run"
 
 TELL = "UPDATE children SET is_told = 1 WHERE parent = ? AND run = ? AND activity_id = ?"
 

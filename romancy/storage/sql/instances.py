@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from romancy.core.records import Instance, Status
 from romancy.storage.rows import Advance, Opening, Reach, Row, Settlement
-from romancy.storage.sql import assignments, insert, names
+from romancy.storage.sql import Batch, Dialects, insert, names, rows, update
 
 _COLUMNS = names(Instance.__struct_fields__)
 
@@ -43,7 +43,7 @@ NEW = (
     "tags",
     "begun_by",
 )
-INSERT = f"{insert('instances', NEW)} ON CONFLICT (id) DO NOTHING"
+INSERT = insert("instances", NEW, "ON CONFLICT (id) DO NOTHING RETURNING key, execution_id")
 
 BY_ID = f"SELECT {_COLUMNS} FROM instances WHERE id = ?"
 
@@ -87,32 +87,49 @@ def listing(
     return f"SELECT {columns} FROM {source} WHERE {' AND '.join(terms)} ORDER BY {key} LIMIT ?"
 
 
-ROWS_BY_KEYS = f"SELECT {names(Row._fields)} FROM instances WHERE key IN (SELECT value FROM json_each(?))"
+_ROWS = f"SELECT {names(Row._fields)} FROM instances WHERE"
+# In the order of keys: whoever locks more than one row locks them so.
+_LOCKED = "ORDER BY key /*pg FOR NO KEY UPDATE */"
 
-ROW_BY_KEY = f"SELECT {names(Row._fields)} FROM instances WHERE key = ?"
+ROWS_BY_KEYS = f"{_ROWS} key IN (SELECT value FROM json_each(?)) {_LOCKED}"
+
+ROWS_BY_IDS = f"{_ROWS} id IN (SELECT value FROM json_each(?)) {_LOCKED}"
+
+ROWS_BY_KEYS_AND_IDS = (
+    f"{_ROWS} key IN (SELECT value FROM json_each(?)) OR id IN (SELECT value FROM json_each(?)) {_LOCKED}"
+)
+
+OWNED = "SELECT key FROM instances WHERE session = ?"
 
 PLACE = "SELECT run, next_seq FROM instances WHERE key = ?"
 
-ROWS_BY_IDS = f"SELECT {names(Row._fields)} FROM instances WHERE id IN (SELECT value FROM json_each(?))"
+ADVANCE = update("instances", Advance._fields[:-1], ("key",))
 
-ADVANCE = f"UPDATE instances SET {assignments(Advance._fields[:-1])} WHERE key = ?"
-
-SETTLE = (
-    f"UPDATE instances SET {assignments(Settlement._fields[:8])},"
-    " waiting_on = CASE WHEN ? THEN ? ELSE waiting_on END,"
-    f" {assignments(Settlement._fields[10:-1])} WHERE key = ?"
+SETTLE = update(
+    "instances",
+    Settlement._fields[:-1],
+    ("key",),
+    {
+        "is_waiting_on_written": "",
+        "waiting_on": "CASE WHEN {is_waiting_on_written} THEN {waiting_on} ELSE instances.waiting_on END",
+    },
 )
 
-REACH = f"UPDATE instances SET {assignments(Reach._fields[:-1])} WHERE key = ?"
+REACH = update("instances", Reach._fields[:-1], ("key",))
 
-SHOW = (
+SHOW = Dialects(
     "UPDATE instances SET custom_status = coalesce(?, custom_status), tags = json_patch(coalesce(tags, '{}'), ?)"
-    " WHERE key = ?"
+    " WHERE key = ?",
+    "UPDATE instances SET custom_status = coalesce($1, custom_status),"
+    " tags = jsonb_strip_nulls(coalesce(tags, '{}')::jsonb || $2::text::jsonb)::text WHERE key = $3",
 )
 
-OPEN_RUN = (
-    f"UPDATE instances SET {assignments(Opening._fields[:-1])},"
-    " begun_by = (SELECT s.build FROM sessions s WHERE s.id = instances.session) WHERE key = ?"
+_BEGINNER = "(SELECT s.build FROM sessions s WHERE s.id = instances.session)"
+_OPENED = Opening._fields[:-1]
+OPEN_RUN = Batch(
+    f"UPDATE instances SET {', '.join(f'{column} = ?' for column in _OPENED)}, begun_by = {_BEGINNER} WHERE key = ?",
+    f"UPDATE instances SET {', '.join(f'{column} = u.{column}' for column in _OPENED)}, begun_by = {_BEGINNER}"
+    f" FROM {rows('instances', Opening._fields)} WHERE instances.key = u.key",
 )
 
 # The two that follow do what `decide` does, for entries that depend on nothing but these conditions.
@@ -128,16 +145,18 @@ ADVANCE_IF_UNCHANGED = (
 
 SETTLE_IF_UNCHANGED = (
     "UPDATE instances SET"
-    f" {assignments(('session', 'status', 'wake_at', 'waiting_on', 'reason', 'build', 'closed_at'))},"
+    " session = ?, status = ?, wake_at = ?, waiting_on = ?, reason = ?, build = ?, closed_at = ?,"
     f" next_seq = ?, drained_seq = ?, {_RESET_RECOVERIES} WHERE {_UNCHANGED} AND status = {Status.RUNNING:d}"
     " AND (ties = 0 OR ?)"
 )
 
-TIE = "UPDATE instances SET ties = 1 WHERE key = ?"
+TIE = update("instances", ("ties",), ("key",))
+
+_IF_OWNED = "CASE WHEN session IS NULL THEN 0 ELSE 1 END"
 
 # An owner notices by the number of its inbox, which no row has, that it has to look at the status.
 PAUSE = (
-    f"UPDATE instances SET status = {Status.PAUSED:d}, inbox_seq = inbox_seq + (session IS NOT NULL)"
+    f"UPDATE instances SET status = {Status.PAUSED:d}, inbox_seq = inbox_seq + {_IF_OWNED}"
     f" WHERE id = ? AND status IN ({Status.PENDING:d}, {Status.RUNNING:d})"
 )
 
@@ -145,7 +164,7 @@ UNPAUSE = (
     "UPDATE instances SET"
     f" status = CASE WHEN started_at IS NULL THEN {Status.PENDING:d} ELSE {Status.RUNNING:d} END,"
     " wake_at = CASE WHEN started_at IS NOT NULL AND session IS NULL THEN ? ELSE wake_at END,"
-    " inbox_seq = inbox_seq + (session IS NOT NULL)"
+    f" inbox_seq = inbox_seq + {_IF_OWNED}"
     f" WHERE id = ? AND status = {Status.PAUSED:d}"
 )
 
@@ -154,13 +173,17 @@ WITH_MAIL = f"SELECT key FROM instances WHERE session = ? AND {_HAS_MAIL}"
 # A lane is what one probe of an index covers, in the order of claims: a definition and a priority here, a
 # definition and the build that blocked it below. The recursions step from one lane to the next, so that the
 # instances in between are never visited.
-_DEFINITIONS = """definitions (workflow, version) AS (
-    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)
-  )"""
+_DEFINITIONS = "definitions (workflow, version) AS (SELECT {} FROM {})"
+_OF_SQLITE = _DEFINITIONS.format("json_extract(value, '$[0]'), json_extract(value, '$[1]')", "json_each(?1)")
+_OF_POSTGRES = _DEFINITIONS.format("value ->> 0, value ->> 1", "json_array_elements($1::json)")
 
-LANES = f"""
-WITH RECURSIVE
-  {_DEFINITIONS},
+
+def _of_definitions(recursion: str) -> Dialects:
+    """Render a query that begins with the definitions which a worker serves, its first parameter, a JSON array."""
+    return Dialects(f"WITH RECURSIVE {_OF_SQLITE}, {recursion}", f"WITH RECURSIVE {_OF_POSTGRES}, {recursion}")
+
+
+LANES = _of_definitions(f"""
   lanes (workflow, version, priority) AS (
     SELECT workflow, version, (
       SELECT max(i.priority) FROM instances i
@@ -178,21 +201,19 @@ SELECT workflow, version, priority, (
 ), (
   SELECT min(i.wake_at) FROM instances i
   WHERE i.workflow = l.workflow AND i.version = l.version AND i.priority = l.priority AND {_IS_READY}
-    AND i.wake_at > ?
+    AND i.wake_at > ?2
 ) FROM lanes l WHERE priority IS NOT NULL
-"""
+""")
 
 DUE_IN_LANE = (
     "SELECT -priority, wake_at, key FROM instances"
     f" WHERE workflow = ? AND version = ? AND priority = ? AND wake_at <= ? AND {_IS_READY}"
-    " ORDER BY wake_at, key"
+    " ORDER BY wake_at, key LIMIT ?"
 )
 
 HAS_BLOCKED = f"SELECT 1 FROM instances WHERE {_IS_BLOCKED} LIMIT 1"
 
-BLOCKED_LANES = f"""
-WITH RECURSIVE
-  {_DEFINITIONS},
+BLOCKED_LANES = _of_definitions(f"""
   builds (workflow, version, build) AS (
     SELECT workflow, version, (
       SELECT min(i.build) FROM instances i
@@ -204,15 +225,23 @@ WITH RECURSIVE
       WHERE i.workflow = b.workflow AND i.version = b.version AND i.build > b.build AND {_IS_BLOCKED}
     ) FROM builds b WHERE build IS NOT NULL
   )
-SELECT workflow, version, build FROM builds WHERE build <> ?
+SELECT workflow, version, build FROM builds WHERE build <> ?2
 UNION ALL
 SELECT workflow, version, NULL FROM definitions
-"""
+""")
 
-BLOCKED_IN_LANE = (
-    "SELECT -priority, wake_at, key FROM instances"
-    f" WHERE workflow = ? AND version = ? AND build IS ? AND wake_at <= ? AND {_IS_BLOCKED}"
-    " ORDER BY priority DESC, wake_at, key"
+_BLOCKED_IN = f"SELECT -priority, wake_at, key FROM instances WHERE {_IS_BLOCKED} AND workflow = ? AND version = ?"
+_BLOCKED_ORDER = "AND wake_at <= ? ORDER BY priority DESC, wake_at, key LIMIT ?"
+
+BLOCKED_BY_BUILD = f"{_BLOCKED_IN} AND build = ? {_BLOCKED_ORDER}"
+
+BLOCKED_BY_NONE = f"{_BLOCKED_IN} AND build IS NULL {_BLOCKED_ORDER}"
+
+# What another worker has taken or is about to take is left out, and so is what has been sent to sleep since.
+CLAIMABLE = (
+    f"SELECT key FROM instances WHERE key IN (SELECT value FROM json_each(?)) AND {_IS_IDLE} AND wake_at <= ?"
+    f" AND (status < {Status.PAUSED:d} OR status = {Status.BLOCKED:d} AND (build IS NULL OR build <> ?))"
+    " ORDER BY key /*pg FOR NO KEY UPDATE SKIP LOCKED */"
 )
 
 # A build that could not go on with the very first turn has undone it: the run begins with the build that takes it now.
@@ -225,7 +254,7 @@ TAKE = (
     " runtime = coalesce(runtime, (SELECT s.runtime FROM sessions s WHERE s.id = ?)),"
     f" begun_by = CASE WHEN begun_by IS NULL OR ({_IS_UNBEGUN}) THEN ? ELSE begun_by END,"
     f" recoveries = CASE WHEN status = {Status.BLOCKED:d} THEN 0 ELSE recoveries END,"
-    " inbox_seen = inbox_seq, reason = NULL WHERE key = ?"
+    " inbox_seen = inbox_seq, reason = NULL WHERE key IN (SELECT value FROM json_each(?))"
 )
 
 FREE = f"UPDATE instances SET session = NULL, wake_at = {_WAKE_WHEN_FREED} WHERE session = ?"
@@ -236,7 +265,7 @@ FREE_STRAYS = (
 
 FREE_AND_COUNT = (
     f"UPDATE instances SET session = NULL, wake_at = {_WAKE_WHEN_FREED},"
-    " recoveries = recoveries + (wake_at IS NOT NULL AND wake_at <= ?) WHERE session = ?"
+    " recoveries = recoveries + CASE WHEN wake_at <= ? THEN 1 ELSE 0 END WHERE session = ?"
 )
 
 END = (
@@ -247,7 +276,7 @@ END = (
 # A comparison of rows would walk through all instances of the present lane.
 NEXT_LANE = " UNION ALL ".join(
     "SELECT * FROM (SELECT workflow, version, priority FROM instances"
-    f" WHERE {beyond} AND {_IS_READY} ORDER BY workflow, version, priority LIMIT 1)"
+    f" WHERE {beyond} AND {_IS_READY} ORDER BY workflow, version, priority LIMIT 1) AS next"
     for beyond in (
         "workflow = ? AND version = ? AND priority > ?",
         "workflow = ? AND version > ?",
@@ -256,6 +285,7 @@ NEXT_LANE = " UNION ALL ".join(
 )
 
 BLOCK = (
-    f"UPDATE instances SET status = {Status.BLOCKED:d}, reason = ?, build = NULL"
-    f" WHERE workflow = ? AND version = ? AND priority = ? AND wake_at < ? AND {_IS_READY}"
+    f"UPDATE instances SET status = {Status.BLOCKED:d}, reason = ?, build = NULL WHERE key IN"
+    f" (SELECT key FROM instances WHERE workflow = ? AND version = ? AND priority = ? AND wake_at < ? AND {_IS_READY}"
+    " ORDER BY key /*pg FOR NO KEY UPDATE SKIP LOCKED */)"
 )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from romancy.core.records import InboxItem
 from romancy.storage.rows import MessageRow
-from romancy.storage.sql import insert, names
+from romancy.storage.sql import delete, insert, names
 
 _ITEM = names(InboxItem.__struct_fields__, "m")
 
 INSERT = insert("messages", MessageRow._fields)
 
-DELETE_ONE = "DELETE FROM messages WHERE key = ? AND seq = ?"
+DELETE_ONE = delete("messages", ("key", "seq"))
 
 DELETE = "DELETE FROM messages WHERE key = ?"
 
@@ -33,5 +33,5 @@ DELETE_DELIVERIES = "DELETE FROM deliveries WHERE key = ?"
 
 DELETE_OLD_DELIVERIES = (
     "DELETE FROM deliveries WHERE (key, message_id) IN"
-    " (SELECT key, message_id FROM deliveries WHERE at <= ? ORDER BY at LIMIT ?)"
+    " (SELECT key, message_id FROM deliveries WHERE at <= ? ORDER BY at LIMIT ? /*pg FOR UPDATE SKIP LOCKED */)"
 )

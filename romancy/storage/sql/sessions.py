@@ -1,19 +1,52 @@
-"""Statements on workers' sessions."""
+"""Statements on workers' sessions.
+
+They are judged on the database's clock: on PostgreSQL an instant that is not given is that of its server.
+"""
 
 from __future__ import annotations
 
-from romancy.storage.sql import insert
+from romancy.storage.sql import Dialects, names
 
-INSERT = insert("sessions", ("expires_at", "build", "definitions", "runtime", "host", "pid", "process", "started_at"))
+_COLUMNS = ("expires_at", "build", "definitions", "runtime", "host", "pid", "process", "started_at")
+_NOW = "coalesce($1::timestamptz, clock_timestamp())"
+_LATER = f"{_NOW} + $2::bigint * interval '1 microsecond'"
 
-RENEW = "UPDATE sessions SET expires_at = ? WHERE id = ? AND expires_at > ?"
+# The present and the time to live come first.
+INSERT = Dialects(
+    f"INSERT INTO sessions ({names(_COLUMNS)}) VALUES (?1 + ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?1) RETURNING id",
+    f"INSERT INTO sessions ({names(_COLUMNS)}) VALUES ({_LATER}, $3, $4, $5, $6, $7, $8, {_NOW}) RETURNING id",
+)
 
-IS_LIVE = "SELECT runtime, build FROM sessions WHERE id = ? AND expires_at > ?"
+RENEW = Dialects(
+    "UPDATE sessions SET expires_at = ?1 + ?2 WHERE id = ?3 AND expires_at > ?1",
+    f"UPDATE sessions SET expires_at = {_LATER} WHERE id = $3 AND expires_at > {_NOW}",
+)
 
-EXPIRED = "SELECT id FROM sessions WHERE expires_at <= ?"
+IS_LIVE = Dialects(
+    "SELECT runtime, build FROM sessions WHERE expires_at > ? AND id = ?",
+    f"SELECT runtime, build FROM sessions WHERE expires_at > {_NOW} AND id = $2",
+)
+
+# KEY SHARE: whoever declares the session dead has to wait or to pass over, and its renewal need not.
+FENCE = Dialects(IS_LIVE.sqlite, f"{IS_LIVE.postgres} FOR KEY SHARE")
+
+EXPIRED = Dialects(
+    "SELECT id FROM sessions WHERE expires_at <= ?", f"SELECT id FROM sessions WHERE expires_at <= {_NOW}"
+)
 
 PROCESSES = "SELECT id, process FROM sessions WHERE process <> ''"
 
-LIVE_DEFINITIONS = "SELECT definitions FROM sessions WHERE expires_at > ?"
+# Those whose transactions are under way are left for later, and so are those that were renewed since they were found.
+DYING = Dialects(
+    "SELECT id FROM sessions WHERE id IN (SELECT value FROM json_each(?2))"
+    " AND (expires_at <= ?1 OR id IN (SELECT value FROM json_each(?3))) ORDER BY id",
+    f"SELECT id FROM sessions WHERE id = ANY($2::bigint[]) AND (expires_at <= {_NOW} OR id = ANY($3::bigint[]))"
+    " ORDER BY id FOR UPDATE SKIP LOCKED",
+)
+
+LIVE_DEFINITIONS = Dialects(
+    "SELECT definitions FROM sessions WHERE expires_at > ?",
+    f"SELECT definitions FROM sessions WHERE expires_at > {_NOW}",
+)
 
 DELETE = "DELETE FROM sessions WHERE id = ?"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-SET = (
-    "INSERT INTO tags (key, name, value) VALUES (?, ?, ?) ON CONFLICT (key, name) DO UPDATE SET value = excluded.value"
-)
+from romancy.storage.sql import delete, insert
 
-REMOVE = "DELETE FROM tags WHERE key = ? AND name = ?"
+SET = insert("tags", ("key", "name", "value"), "ON CONFLICT (key, name) DO UPDATE SET value = excluded.value")
+
+REMOVE = delete("tags", ("key", "name"))
 
 DELETE = "DELETE FROM tags WHERE key = ?"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from romancy.core.requests import ChannelMode
 from romancy.storage.rows import ChannelRow, SubscriptionRow, TopicRow
-from romancy.storage.sql import insert, names
+from romancy.storage.sql import insert, names, update
 
 _CHANNEL = names(ChannelRow._fields)
 _TOPIC = names(TopicRow._fields)
@@ -12,17 +12,22 @@ _SUBSCRIPTION = names(SubscriptionRow._fields)
 
 CHANNELS = f"SELECT {_CHANNEL} FROM channels WHERE name IN (SELECT value FROM json_each(?))"
 
-WRITE_CHANNEL = (
-    f"{insert('channels', ChannelRow._fields)} ON CONFLICT (name) DO UPDATE SET"
-    " mode = excluded.mode, last_seq = excluded.last_seq, handed_key = excluded.handed_key,"
-    " is_pending = excluded.is_pending"
+LOCK_CHANNELS = (
+    f"{CHANNELS} AND mode <> {ChannelMode.DIRECT:d} ORDER BY name /*pg FOR NO KEY UPDATE */"  # direct ones stay so
 )
 
-ADD_CHANNEL = f"{insert('channels', ChannelRow._fields)} ON CONFLICT (name) DO NOTHING"
+WRITE_CHANNEL = insert(
+    "channels",
+    ChannelRow._fields,
+    "ON CONFLICT (name) DO UPDATE SET mode = excluded.mode, last_seq = excluded.last_seq,"
+    " handed_key = excluded.handed_key, is_pending = excluded.is_pending",
+)
+
+ADD_CHANNEL = insert("channels", ChannelRow._fields, "ON CONFLICT (name) DO NOTHING")
 
 HAS_PENDING = "SELECT 1 FROM channels WHERE is_pending = 1 LIMIT 1"
 
-PENDING = f"SELECT {_CHANNEL} FROM channels WHERE is_pending = 1 ORDER BY name"
+PENDING = "SELECT name FROM channels WHERE is_pending = 1 ORDER BY name"
 
 SET_PENDING = f"UPDATE channels SET is_pending = 1 WHERE name = ? AND mode <> {ChannelMode.TOPIC:d}"
 
@@ -38,7 +43,7 @@ INSERT_PUBLICATION = insert("publications", ("channel", "message_id", "at"))
 
 SUBSCRIBE = insert("subscriptions", SubscriptionRow._fields)
 
-TAKE_OVER = "UPDATE subscriptions SET run = ? WHERE channel = ? AND key = ? AND mailbox = ?"
+TAKE_OVER = update("subscriptions", ("run",), ("channel", "key", "mailbox"))
 
 SUBSCRIPTIONS_OF = (
     f"SELECT {_SUBSCRIPTION} FROM subscriptions WHERE key IN (SELECT value FROM json_each(?)) ORDER BY key, mailbox"
@@ -79,12 +84,12 @@ SERVE = "UPDATE waits SET is_served = 1 WHERE ticket = ?"
 
 DELETE_OLD_PUBLICATIONS = (
     "DELETE FROM publications WHERE (channel, message_id) IN"
-    " (SELECT channel, message_id FROM publications WHERE at <= ? ORDER BY at LIMIT ?)"
+    " (SELECT channel, message_id FROM publications WHERE at <= ? ORDER BY at LIMIT ? /*pg FOR UPDATE SKIP LOCKED */)"
 )
 
 # What was published to a channel that nobody has subscribed to yet.
 DELETE_UNCLAIMED = (
     "DELETE FROM topics WHERE (channel, seq) IN"
     " (SELECT t.channel, t.seq FROM channels c JOIN topics t ON t.channel = c.name"
-    f" WHERE c.mode = {ChannelMode.TOPIC:d} AND t.at <= ? LIMIT ?)"
+    f" WHERE c.mode = {ChannelMode.TOPIC:d} AND t.at <= ? LIMIT ? /*pg FOR UPDATE OF t SKIP LOCKED */)"
 )

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from romancy import App, Channel, Handle, WorkflowFailedError, activity, activity_info, workflow
-from romancy.storage import sqlite_commit
+from romancy.storage import sqlite_plain
 from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.sqlite_tx import SqliteTx
 
 approvals = Channel("killed_approvals", str)
 parcels = Channel("killed_parcels", str)
@@ -69,20 +70,20 @@ async def killed_depot(count: int) -> list[str]:
 
 def die_at_commit(number: int, *, is_before: bool) -> None:
     """Have the n-th batch of entries be the last thing that this process does."""
-    inner, count = sqlite_commit.commit, 0
+    inner, count = sqlite_plain.commit, 0
 
-    def commit(connection: Any, session: int, entries: Sequence[Any], now: int) -> Any:
+    async def commit(tx: SqliteTx, session: int, entries: Sequence[Any]) -> Any:
         nonlocal count
         count += 1
         if count == number and is_before:
             os.kill(os.getpid(), signal.SIGKILL)
-        answers = inner(connection, session, entries, now)
+        answers = await inner(tx, session, entries)
         if count == number:
-            connection.execute("COMMIT")
+            tx.connection.execute("COMMIT")
             os.kill(os.getpid(), signal.SIGKILL)
         return answers
 
-    sqlite_commit.commit = commit
+    sqlite_plain.commit = commit
 
 
 async def main(database: str, hot_limit: int, count: int) -> None:

@@ -1,0 +1,119 @@
+"""Workers' sessions, and what becomes of instances that nobody looks after."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, cast
+
+from romancy.core.failures import Failure, encode_failure
+from romancy.core.versions import version_key
+from romancy.errors import SessionLostError
+from romancy.storage.sql import instances, sessions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from romancy.core.records import SessionInfo
+    from romancy.storage.tx import Tx
+
+
+async def fence(tx: Tx, session: int) -> None:
+    """Make sure that a session is live, and stays so until the transaction that relies on it is over.
+
+    Raises:
+        SessionLostError: It is not.
+    """
+    if await tx.row(sessions.FENCE, tx.present, session) is None:
+        raise SessionLostError(f"session {session} has expired or was closed: it owns nothing any more")
+
+
+async def open_session(tx: Tx, info: SessionInfo, ttl: int) -> int:
+    """Register a session that lives for so many microseconds, and return its number."""
+    found = await tx.row(
+        sessions.INSERT,
+        tx.present,
+        ttl,
+        info.build,
+        json.dumps(info.definitions),
+        info.runtime,
+        info.host,
+        info.pid,
+        info.process,
+    )
+    return cast("tuple[int]", found)[0]
+
+
+async def renew_session(tx: Tx, session: int, ttl: int) -> None:
+    """Let a session live for so many microseconds from now.
+
+    Raises:
+        SessionLostError: It was declared dead or has expired.
+    """
+    if not await tx.run(sessions.RENEW, tx.present, ttl, session):
+        raise SessionLostError(f"session {session} has expired or was closed: it can't be renewed")
+
+
+async def close_session(tx: Tx, session: int) -> None:
+    """End a session and free what it owns."""
+    await tx.lock([key for (key,) in await tx.rows(instances.OWNED, session)])
+    await tx.run(instances.FREE, tx.now, tx.now, session)
+    await tx.run(sessions.DELETE, session)
+
+
+async def free_strays(tx: Tx, session: int, held: Sequence[int], starting: Sequence[int]) -> int:
+    """Free what a session owns beyond what it holds; return how many were freed."""
+    known = set(held)
+    await tx.lock([key for (key,) in await tx.rows(instances.OWNED, session) if key not in known])
+    return await tx.run(instances.FREE_STRAYS, tx.now, tx.now, session, list(held), list(starting))
+
+
+async def dead_sessions(tx: Tx, is_gone: Callable[[str], bool]) -> tuple[list[int], list[int]]:
+    """Find the sessions that have expired or whose processes have ended, and of these the latter."""
+    gone = [session for session, process in await tx.rows(sessions.PROCESSES) if is_gone(process)]
+    expired = {session for (session,) in await tx.rows(sessions.EXPIRED, tx.present)}
+    return sorted(expired.union(gone)), sorted(gone)
+
+
+async def reap_sessions(tx: Tx, dead: Sequence[int], gone: Sequence[int]) -> int:
+    """End dead sessions and free what they own; return how many instances were freed.
+
+    A session whose transaction is under way is left for later, and so is one that was renewed since it was found.
+    """
+    freed = 0
+    dying = [session for (session,) in await tx.rows(sessions.DYING, tx.present, list(dead), list(gone))]
+    await tx.lock([key for session in dying for (key,) in await tx.rows(instances.OWNED, session)])
+    for session in dying:
+        freed += await tx.run(instances.FREE_AND_COUNT, tx.now, tx.now, tx.now, session)
+        await tx.run(sessions.DELETE, session)
+    return freed
+
+
+async def block_unserved(tx: Tx, due_before: int, is_spared: Callable[[str, str], bool]) -> int:
+    """Block what no live session serves; return how many instances were blocked."""
+    served = {
+        (workflow, version)
+        for (definitions,) in await tx.rows(sessions.LIVE_DEFINITIONS, tx.present)
+        for workflow, version in json.loads(definitions)
+    }
+    blocked = 0
+    async for workflow, version, priority in _lanes(tx):
+        if (workflow, version) in served or is_spared(workflow, version):
+            continue
+        others = sorted((v for w, v in served if w == workflow), key=version_key)
+        besides = f" (there are workers for its versions {', '.join(map(repr, others))})" if others else ""
+        message = f"no worker serves workflow {workflow!r}, version {version!r}{besides}; deploy one that does"
+        reason = encode_failure(Failure("romancy.errors:WorkflowBlockedError", message))
+        blocked += await tx.run(instances.BLOCK, reason, workflow, version, priority, due_before)
+    return blocked
+
+
+async def _lanes(tx: Tx) -> AsyncIterator[tuple[str, str, int]]:
+    """Step through the definitions and priorities of what is unowned, without visiting the instances."""
+    workflow, version, priority = "", "", -(2**15)
+    while True:
+        beyond = (workflow, version, priority, workflow, version, workflow)
+        found = await tx.rows(instances.NEXT_LANE, *beyond)
+        if not found:
+            return
+        workflow, version, priority = min(tuple(row) for row in found)
+        yield workflow, version, priority

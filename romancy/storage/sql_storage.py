@@ -1,0 +1,255 @@
+"""What storages on SQL databases have in common: their transactions, one for each method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+
+from romancy.core.events import Event
+from romancy.core.records import HandedOut
+from romancy.storage import claims, commit, instances, publishing, retention, sessions
+from romancy.storage.sql import history, topics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+    from typing import Any
+
+    from romancy.core.records import (
+        Accepted,
+        Claims,
+        Creation,
+        Entry,
+        Heartbeat,
+        Instance,
+        InstanceFilter,
+        KeptRun,
+        Mail,
+        NewInstance,
+        Post,
+        PostResult,
+        Publication,
+        Refused,
+        Rejected,
+        SessionInfo,
+        Status,
+    )
+    from romancy.storage.tx import Tx
+
+T = TypeVar("T")
+Work: TypeAlias = "Callable[[Tx], Coroutine[Any, Any, T]]"
+
+_MICROSECOND = timedelta(microseconds=1)
+_BEGINNING = -1
+"""Before everything."""
+
+
+def _spares_nothing(_: str, __: str) -> bool:
+    return False
+
+
+def _nobody(_: str) -> bool:
+    return False
+
+
+class SqlStorage(ABC):
+    """Be most of a `romancy.storage.protocol.Storage`, on whatever runs transactions."""
+
+    @abstractmethod
+    async def _write(self, work: Work[T]) -> T:
+        """Run a transaction, and commit it."""
+
+    @abstractmethod
+    async def _read(self, work: Work[T]) -> T:
+        """Run statements that only read."""
+
+    @abstractmethod
+    async def _progress(self, work: Work[T]) -> T:
+        """Write for a client, within its own transaction, if it has one."""
+
+    @abstractmethod
+    async def _look(self, work: Work[T]) -> T:
+        """Read for a client, within its own transaction, if it has one."""
+
+    # Sessions
+
+    async def open_session(self, info: SessionInfo, ttl: timedelta) -> int:
+        """Register a worker; its session lives for ``ttl`` from now unless renewed."""
+        return await self._write(lambda tx: sessions.open_session(tx, info, ttl // _MICROSECOND))
+
+    async def renew_session(self, session: int, ttl: timedelta) -> None:
+        """Let the session live for ``ttl`` from now.
+
+        Raises:
+            SessionLostError: It was declared dead or has expired; it can't come back.
+        """
+        await self._write(lambda tx: sessions.renew_session(tx, session, ttl // _MICROSECOND))
+
+    async def close_session(self, session: int) -> None:
+        """End the session and free what it owns, claimable at once where it was due. Safe to call twice."""
+        await self._write(lambda tx: sessions.close_session(tx, session))
+
+    async def free_strays(self, session: int, held: Sequence[int], starting: Sequence[int] = ()) -> int:
+        """Free what a session owns without knowing, claimable at once where it was due.
+
+        Returns:
+            How many instances were freed.
+        """
+        return await self._write(lambda tx: sessions.free_strays(tx, session, held, starting))
+
+    async def reap_sessions(self, is_gone: Callable[[str], bool] = _nobody) -> int:
+        """Declare expired sessions dead, the caller's own too, and those of ended processes; free what they own.
+
+        Returns:
+            How many instances were freed.
+        """
+        dead, gone = await self._read(lambda tx: sessions.dead_sessions(tx, is_gone))
+        return await self._write(lambda tx: sessions.reap_sessions(tx, dead, gone)) if dead else 0
+
+    async def block_unserved(self, *, due_before: int, is_spared: Callable[[str, str], bool] = _spares_nothing) -> int:
+        """Block unowned instances that were due before that instant and that no live session serves.
+
+        Returns:
+            How many were blocked.
+        """
+        return await self._write(lambda tx: sessions.block_unserved(tx, due_before, is_spared))
+
+    async def prune(self, *, archives: timedelta | None, deliveries: timedelta | None, limit: int) -> int:
+        """Remove closed runs and ids of delivered messages that have been kept for long enough, the oldest first.
+
+        Returns:
+            How many rows were removed; less than ``limit`` when nothing is left to remove.
+        """
+
+        def work(tx: Tx) -> Coroutine[Any, Any, int]:
+            until = [
+                _BEGINNING if kept is None else max(tx.now - kept // _MICROSECOND, _BEGINNING)
+                for kept in (archives, deliveries)
+            ]
+            return retention.prune(tx, until[0], until[1], limit)
+
+        return await self._write(work)
+
+    # What clients do
+
+    async def create(self, new: NewInstance, on_conflict: Literal["raise", "attach", "restart"] = "raise") -> Creation:
+        """Create an instance; a restarted one gets a new key.
+
+        Raises:
+            InstanceAlreadyExistsError: The id is taken, and ``on_conflict`` is ``"raise"``.
+            InstanceRunningError: ``"restart"``, and the instance has not ended.
+        """
+        return await self._progress(lambda tx: instances.create(tx, new, on_conflict))
+
+    async def post(self, posts: Sequence[Post]) -> list[PostResult]:
+        """Put items into instances' inboxes and make the instances claimable now, all of them or none."""
+        return await self._progress(lambda tx: instances.post(tx, posts))
+
+    async def publish(self, publications: Sequence[Publication]) -> list[PostResult]:
+        """Add messages to topics, in order, all of them or none."""
+        return await self._progress(lambda tx: publishing.publish(tx, publications))
+
+    async def terminate(self, id: str, failure: bytes, *, is_recursive: bool = True) -> list[int]:
+        """End an instance now, whoever owns it, and its children.
+
+        Returns:
+            The keys of the instances that were ended.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceClosedError: It has ended already, and so has all that it started.
+        """
+        return await self._progress(lambda tx: instances.terminate(tx, id, failure, is_recursive=is_recursive))
+
+    async def pause(self, id: str) -> None:
+        """Make an instance PAUSED: nothing of it runs any more.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceClosedError: It has ended.
+            WorkflowBlockedError: It is blocked.
+        """
+        await self._progress(lambda tx: instances.pause(tx, id))
+
+    async def unpause(self, id: str) -> None:
+        """Let a paused instance go on where it was.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceClosedError: It has ended.
+        """
+        await self._progress(lambda tx: instances.unpause(tx, id))
+
+    async def purge(self, id: str) -> None:
+        """Delete an instance that has ended, with its history and inbox.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceRunningError: It has not ended.
+        """
+        await self._progress(lambda tx: instances.purge(tx, id))
+
+    # What owners do
+
+    @abstractmethod
+    async def claim(self, session: int, definitions: Sequence[tuple[str, str]], build: str, *, limit: int) -> Claims:
+        """Take ownership of instances that are due."""
+
+    async def commit(self, session: int, entries: Sequence[Entry]) -> list[Accepted | Rejected | Refused]:
+        """Write what turns ask for: each entry whole or not at all, in one transaction. Idempotent.
+
+        Returns:
+            One answer per entry, in order.
+
+        Raises:
+            SessionLostError: The session is dead; nothing is written.
+        """
+        return await self._write(lambda tx: commit.commit(tx, session, entries))
+
+    async def hand_out(self, *, limit: int) -> HandedOut:
+        """Put published messages into the inboxes of their subscribers; writes nothing where none is published."""
+        if await self._read(lambda tx: tx.row(topics.HAS_PENDING)) is None:
+            return HandedOut([], has_more=False)
+        return await self._progress(lambda tx: publishing.hand_out(tx, limit))
+
+    async def beat(self, session: int, heartbeats: Sequence[Heartbeat]) -> None:
+        """Keep the latest details of running activities, for whoever has to run them again.
+
+        Raises:
+            SessionLostError: The session is dead; nothing is written.
+        """
+        await self._write(lambda tx: commit.beat(tx, session, heartbeats))
+
+    async def mail(self, session: int) -> list[Mail]:
+        """Read the inbox rows of owned instances that their owner has not seen, ordered by key and seq."""
+        return await self._read(lambda tx: claims.mail(tx, session))
+
+    # Reading
+
+    async def get(self, id: str) -> Instance | None:
+        """Read an instance's row."""
+        return await self._look(lambda tx: instances.get(tx, id))
+
+    async def history(self, key: int, *, run: int | None = None, after: int = -1) -> list[Event]:
+        """Read the events with ``seq > after`` of a run (None: the current one), ordered by seq."""
+
+        async def work(tx: Tx) -> list[Event]:
+            if run is None:
+                found = await tx.rows(history.OF_CURRENT_RUN, key, key, after)
+            else:
+                found = await tx.rows(history.OF_RUN, key, run, after)
+            return [Event._make(row) for row in found]
+
+        return await self._look(work)
+
+    async def statuses(self, keys: Sequence[int]) -> dict[int, Status]:
+        """Read how instances stand; a purged one is missing."""
+        return await self._look(lambda tx: instances.statuses(tx, keys))
+
+    async def kept_runs(self, key: int, *, before: int, limit: int) -> list[KeptRun]:
+        """Read which of the runs that recur has closed are still kept, of those before a run; the newest first."""
+        return await self._look(lambda tx: retention.kept_runs(tx, key, before, limit))
+
+    async def list(self, where: InstanceFilter, *, after: int = 0, limit: int = 100) -> list[Instance]:
+        """Read instances with ``key > after``, ordered by key."""
+        return await self._look(lambda tx: instances.page(tx, where, after, limit))
