@@ -14,6 +14,7 @@ nox.options.reuse_existing_virtualenvs = True
 # Exact, so that a check that passed today passes tomorrow; raise them on purpose.
 RUFF = "ruff==0.17.5"
 MYPY = "mypy==2.4.1"
+STUBS = "asyncpg-stubs==0.32.0"
 PYRIGHT = "pyright[nodejs]==1.1.414"  # brings its own node
 IMPORT_LINTER = "import-linter==2.16"
 
@@ -43,7 +44,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the package and its tests with mypy and pyright, both strict."""
-    session.install(".[test,cli]", MYPY, PYRIGHT)
+    session.install(".[test,cli]", MYPY, PYRIGHT, STUBS)
     session.run("mypy")
     session.run("pyright")
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from romancy.client.client import Client
 from romancy.client.waiting import Waiters
 from romancy.core import registry
-from romancy.core.clock import SystemClock
 from romancy.core.codec import DEFAULT_PAYLOAD_LIMIT, JsonCodec
 from romancy.core.retry import RetryPolicy
 from romancy.errors import NoAppError
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.urls import storage_at
 from romancy.worker.settings import WorkerSettings
 from romancy.worker.worker import Worker
 
@@ -82,7 +81,7 @@ class App:
 
         Args:
             url: The database: ``sqlite:///orders.db`` (relative), ``sqlite:////var/orders.db`` (absolute),
-                ``sqlite://`` (in memory); or a storage of your own.
+                ``sqlite://`` (in memory), ``postgresql://user:password@host/database``; or a storage of your own.
             workflows: What to execute: None: every definition that has been imported when the app is opened.
             worker: Execute instances; False: only start, send and watch.
             hot_limit: How many waiting runs stay in memory; 0: none, every wait is resumed by replay.
@@ -93,7 +92,7 @@ class App:
             poll_interval: How often the database is looked at even if nothing says that it changed.
             max_recoveries: How often a worker may die under an instance before it is blocked.
             codec: How payloads become bytes; by default JSON by msgspec.
-            clock: The time; by default the system's.
+            clock: The time; by default the storage's: this machine's with SQLite, the server's with PostgreSQL.
             archive_retention: How long the history of a run that `recur` has closed stays readable; None: for ever.
                 Every worker of a database removes what is older than its own setting says.
             message_retention: For how long a ``message_id`` is recognised: a message that repeats it later is delivered
@@ -115,7 +114,7 @@ class App:
                 msg = f"{name} must be positive, not {given!r}"
                 raise ValueError(msg)
         self.url = url
-        self._clock = clock or SystemClock()
+        self._clock = clock
         self._codec = codec or JsonCodec()
         self._workflows = workflows
         self._has_worker = worker
@@ -147,7 +146,8 @@ class App:
         if self._client is not None:
             msg = "this App is open already: make another one, or use the open one"
             raise RuntimeError(msg)
-        storage = SqliteStorage(self.url, clock=self._clock) if isinstance(self.url, str) else self.url
+        storage = storage_at(self.url, self._clock) if isinstance(self.url, str) else self.url
+        clock = self._clock or storage.clock
         await storage.open(migrate=self._migrate)
         try:
             self._storage = storage
@@ -159,7 +159,7 @@ class App:
                     definitions,
                     settings=self._settings,
                     codec=self._codec,
-                    clock=self._clock,
+                    clock=clock,
                     listener=waiters,
                 )
                 await self._worker.start()
@@ -167,7 +167,7 @@ class App:
                 storage,
                 waiters=waiters,
                 codec=self._codec,
-                clock=self._clock,
+                clock=clock,
                 payload_limit=self._settings.payload_limit,
                 on_change=self._changed,
                 local=self._worker,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from romancy.activities.transaction import Parameters, Scope, SqlResult
+    from romancy.core.clock import Clock
     from romancy.core.events import Event
     from romancy.core.records import (
         Accepted,
@@ -87,7 +88,15 @@ class Transaction(Protocol):
 
 
 class Storage(Protocol):
-    """Keep instances, their histories and inboxes, and the sessions of workers."""
+    """Keep instances, their histories and inboxes, and the sessions of workers.
+
+    Attributes:
+        clock: Tells the instants that are stored and compared.
+        transactions_at_once: How many transactions of activities can be open at a time.
+    """
+
+    clock: Clock
+    transactions_at_once: int
 
     async def open(self, *, migrate: bool = True) -> None:
         """Connect, and bring the schema up to date under a lock (or only verify it).

@@ -27,6 +27,16 @@ async def fence(tx: Tx, session: int) -> None:
         raise SessionLostError(f"session {session} has expired or was closed: it owns nothing any more")
 
 
+async def check(tx: Tx, session: int) -> None:
+    """Make sure that a session is live now, which it may not be for long.
+
+    Raises:
+        SessionLostError: It is not.
+    """
+    if await tx.row(sessions.IS_LIVE, tx.present, session) is None:
+        raise SessionLostError(f"session {session} has expired or was closed: it owns nothing any more")
+
+
 async def open_session(tx: Tx, info: SessionInfo, ttl: int) -> int:
     """Register a session that lives for so many microseconds, and return its number."""
     found = await tx.row(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
+from romancy.activities.transaction import current_scope
 from romancy.core.events import Event
 from romancy.core.records import HandedOut
 from romancy.storage import claims, commit, instances, publishing, retention, sessions
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from typing import Any
 
+    from romancy.core.clock import Clock
     from romancy.core.records import (
         Accepted,
         Claims,
@@ -48,12 +50,36 @@ def _spares_nothing(_: str, __: str) -> bool:
     return False
 
 
-def _nobody(_: str) -> bool:
+def nobody(_: str) -> bool:
+    """Say of every process that it lives."""
     return False
 
 
-class SqlStorage(ABC):
-    """Be most of a `romancy.storage.protocol.Storage`, on whatever runs transactions."""
+class Joinable(Protocol):
+    """The transaction of an activity, as the storage's own methods join it."""
+
+    def is_of(self, storage: object) -> bool:
+        """Tell whether the transaction is one of this storage."""
+        ...
+
+    async def run(self, work: Work[T]) -> T:
+        """Do a part of what the storage does, within the transaction, whole or not at all."""
+        ...
+
+
+J = TypeVar("J", bound=Joinable)
+
+
+class SqlStorage(ABC, Generic[J]):
+    """Be most of a `romancy.storage.protocol.Storage`, on whatever runs transactions.
+
+    Attributes:
+        clock: Tells the instants that are stored and compared.
+        transactions_at_once: How many transactions of activities can be open at a time.
+    """
+
+    clock: Clock
+    transactions_at_once: int
 
     @abstractmethod
     async def _write(self, work: Work[T]) -> T:
@@ -63,13 +89,32 @@ class SqlStorage(ABC):
     async def _read(self, work: Work[T]) -> T:
         """Run statements that only read."""
 
-    @abstractmethod
     async def _progress(self, work: Work[T]) -> T:
         """Write for a client, within its own transaction, if it has one."""
+        joined = await self._joined()
+        return await (self._write(work) if joined is None else joined.run(work))
 
-    @abstractmethod
     async def _look(self, work: Work[T]) -> T:
         """Read for a client, within its own transaction, if it has one."""
+        joined = await self._joined()
+        return await (self._read(work) if joined is None else joined.run(work))
+
+    async def _joined(self) -> J | None:
+        """Return the transaction of the activity that calls, begun and of this storage; None if there is none.
+
+        Raises:
+            StorageError: It can't begin, or it is over: what its tasks still do must not take effect by itself.
+        """
+        scope = current_scope.get(None)
+        if scope is None or not scope.is_asked:
+            return None
+        if scope.joined is None:
+            await scope.begin()
+        joined = cast("J", scope.joined)
+        if not joined.is_of(self):
+            return None
+        await scope.begin()
+        return joined
 
     # Sessions
 
@@ -97,7 +142,7 @@ class SqlStorage(ABC):
         """
         return await self._write(lambda tx: sessions.free_strays(tx, session, held, starting))
 
-    async def reap_sessions(self, is_gone: Callable[[str], bool] = _nobody) -> int:
+    async def reap_sessions(self, is_gone: Callable[[str], bool] = nobody) -> int:
         """Declare expired sessions dead, the caller's own too, and those of ended processes; free what they own.
 
         Returns:

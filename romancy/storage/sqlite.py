@@ -6,7 +6,6 @@ import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from romancy.activities.transaction import current_scope
 from romancy.core.clock import Clock, SystemClock
 from romancy.core.records import Claims
 from romancy.storage import claims, sqlite_plain
@@ -36,7 +35,7 @@ _POLL_GROWTH = 1.2
 _LATELY = 0.25
 
 
-class SqliteStorage(SqlStorage):
+class SqliteStorage(SqlStorage[SqliteTransaction]):
     """Keep everything in one SQLite file, in WAL mode; the `Storage` for one machine.
 
     Writes of this process that are ready at one moment share a transaction. Other processes may have the
@@ -63,7 +62,8 @@ class SqliteStorage(SqlStorage):
         lock_timeout: timedelta = timedelta(seconds=5),
     ) -> None:
         self._location = locate(path_or_url, synchronous)
-        self._clock = clock or SystemClock()
+        self.clock: Clock = clock or SystemClock()
+        self.transactions_at_once = 1
         self._lock_timeout = lock_timeout.total_seconds()
         self._is_migrating = True
         self._writer = SqliteThread(self._location.path, self._connect_writer, lock_timeout=self._lock_timeout)
@@ -80,7 +80,7 @@ class SqliteStorage(SqlStorage):
             self._location,
             migrate=self._is_migrating,
             lock_timeout=self._lock_timeout,
-            now=self._clock.now(),
+            now=self.clock.now(),
         )
 
     def _connect_reader(self) -> sqlite3.Connection:
@@ -150,9 +150,9 @@ class SqliteStorage(SqlStorage):
         """
         self._last_change = asyncio.get_running_loop().time()
         transaction = SqliteTransaction(
+            self,
             self._writer,
             self._guard,
-            self._clock,
             name=self._location.path,
             limit=limit.total_seconds(),
             lock_timeout=self._lock_timeout,
@@ -189,7 +189,7 @@ class SqliteStorage(SqlStorage):
         return False
 
     def _tx(self, connection: sqlite3.Connection) -> SqliteTx:
-        return SqliteTx(connection, self._clock.now())
+        return SqliteTx(connection, self.clock.now())
 
     async def _write(self, work: Work[T]) -> T:
         return await self._writer.write(lambda c: drive(work(self._tx(c))))
@@ -200,29 +200,7 @@ class SqliteStorage(SqlStorage):
     async def _progress(self, work: Work[T]) -> T:
         """Write for a client, within its transaction, if it has one; another process may soon answer to it."""
         self._last_change = asyncio.get_running_loop().time()
-        joined = await self._joined()
-        return await (self._write(work) if joined is None else joined.run(lambda c: drive(work(self._tx(c)))))
-
-    async def _look(self, work: Work[T]) -> T:
-        """Read for a client: within its transaction, if it has one."""
-        joined = await self._joined()
-        return await (self._read(work) if joined is None else joined.run(lambda c: drive(work(self._tx(c)))))
-
-    async def _joined(self) -> SqliteTransaction | None:
-        """Return the transaction of the activity that calls, begun and on this database; None if there is none.
-
-        Raises:
-            StorageError: It can't begin, or it is over: what its tasks still do must not take effect by itself.
-        """
-        scope = current_scope.get(None)
-        if scope is None or not scope.is_asked:
-            return None
-        if scope.joined is None:
-            await scope.begin()
-        if not isinstance(scope.joined, SqliteTransaction) or not scope.joined.is_of(self._writer):
-            return None
-        await scope.begin()
-        return scope.joined
+        return await super()._progress(work)
 
 
 def _data_version(connection: sqlite3.Connection) -> int:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from romancy.activities.transaction import Parameters
-    from romancy.core.clock import Clock
     from romancy.core.records import Entry
+    from romancy.storage.sql_storage import Work as TxWork
+    from romancy.storage.sqlite import SqliteStorage
     from romancy.storage.sqlite_guard import Guard
     from romancy.storage.sqlite_thread import SqliteThread, Work
 
@@ -50,11 +51,18 @@ class SqliteTransaction:
     """
 
     def __init__(
-        self, thread: SqliteThread, guard: Guard, clock: Clock, *, name: str, limit: float, lock_timeout: float
+        self,
+        storage: SqliteStorage,
+        thread: SqliteThread,
+        guard: Guard,
+        *,
+        name: str,
+        limit: float,
+        lock_timeout: float,
     ) -> None:
+        self._storage = storage
         self._thread = thread
         self._guard = guard
-        self._clock = clock
         self._name = name
         self._limit = limit
         self._lock_timeout = lock_timeout
@@ -65,9 +73,9 @@ class SqliteTransaction:
         self._begun: asyncio.Future[None] = self._loop.create_future()
         self.ended: asyncio.Future[StorageError | None] = self._loop.create_future()
 
-    def is_of(self, thread: SqliteThread) -> bool:
-        """Tell whether a thread's connection is the one that the transaction is on."""
-        return self._thread is thread
+    def is_of(self, storage: object) -> bool:
+        """Tell whether the transaction is one of this storage."""
+        return self._storage is storage
 
     # -- what its owner asks ----------------------------------------------------------------------------
 
@@ -103,15 +111,19 @@ class SqliteTransaction:
 
         return await self._submit(lambda connection: _whole(connection, many))
 
-    async def run(self, work: Work[T]) -> T:
+    async def run(self, work: TxWork[T]) -> T:
         """Do a part of what the storage does for everybody, within the transaction, whole or not at all.
 
         Raises:
             StorageError: The database refuses, or the transaction is over.
             Exception: What the callable raises; nothing of it is done.
         """
+
+        def job(connection: sqlite3.Connection) -> T:
+            return drive(work(SqliteTx(connection, self._storage.clock.now())))
+
         try:
-            return await self._submit(lambda connection: _whole(connection, work))
+            return await self._submit(lambda connection: _whole(connection, job))
         except sqlite3.Error as error:
             raise StorageError(f"{self._name}: {error}") from error
 
@@ -202,7 +214,7 @@ class SqliteTransaction:
     def _commit(self, connection: sqlite3.Connection, session: int, entry: Entry) -> Accepted | Rejected | Undone:
         """Write the entry and commit, or roll back; either way, the transaction is over."""
         connection.set_progress_handler(None, 0)
-        tx = SqliteTx(connection, self._clock.now())
+        tx = SqliteTx(connection, self._storage.clock.now())
         try:
             (answer,) = drive(sqlite_plain.commit(tx, session, [entry]))
             if isinstance(answer, Accepted):

@@ -30,7 +30,7 @@ _logger = logging.getLogger("romancy")
 
 
 class Transactions:
-    """The transactions of a worker's activities: one at a time, since SQLite has one writer.
+    """The transactions of a worker's activities: as many at a time as the storage can have open, one on SQLite.
 
     In this order a body takes the ``gate``, its run's commit slot, and the database. Whoever waits for the gate holds
     nothing, so its run goes on meanwhile; who has it waits for one commit of its run at most, and never for a commit
@@ -54,7 +54,7 @@ class Transactions:
         self.clock = clock
         self.limit = limit
         self.on_lost = on_lost
-        self.gate = asyncio.Lock()
+        self.gate = asyncio.Semaphore(storage.transactions_at_once)
         self.slots: CommitSlots
         self.on_failure: Callable[[Body, BaseException], None]
         self._open: set[ActivityTransaction] = set()

@@ -1,0 +1,237 @@
+"""Everything in a PostgreSQL schema, for any number of processes on any number of machines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from romancy.core.records import Accepted, Claims
+from romancy.errors import StorageError
+from romancy.storage import claims
+from romancy.storage.outages import Outages
+from romancy.storage.postgres_clock import ServerClock, monotonic
+from romancy.storage.postgres_connections import Connections
+from romancy.storage.postgres_guests import Guests
+from romancy.storage.postgres_listener import Listener
+from romancy.storage.postgres_schema import prepare
+from romancy.storage.postgres_settings import settings_of
+from romancy.storage.postgres_transaction import PostgresTransaction
+from romancy.storage.postgres_transactions import Transactions
+from romancy.storage.postgres_tx import Plan, PostgresTx
+from romancy.storage.sessions import check
+from romancy.storage.sql_storage import SqlStorage, nobody
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import timedelta
+
+    import asyncpg
+
+    from romancy.activities.transaction import Scope
+    from romancy.core.clock import Clock
+    from romancy.core.records import Entry, Refused, Rejected
+    from romancy.storage.sql_storage import Work
+    from romancy.storage.tx import Tx
+
+T = TypeVar("T")
+
+_SHORTLY = 20_000
+"""Microseconds after which to look again for what could not be claimed because others were at it."""
+_MEASURE = "SELECT clock_timestamp()"
+
+
+class PostgresStorage(SqlStorage[PostgresTransaction]):
+    """Keep everything in a schema of a PostgreSQL database (14 or later); the `Storage` for several processes.
+
+    Args:
+        url: ``postgresql://user:password@host:port/database``, as libpq reads it; it may have the options ``schema``,
+            ``pooler=1`` and ``listen=0``, which win over the arguments.
+        schema: Where the tables are.
+        clock: Tells the instants that are stored and compared, and judges sessions; by default the server's clock does.
+        pool_size: How many connections to hold at most, besides the one that listens.
+        transactions_at_once: How many transactions to have open at a time.
+        pooler: The connections go through PgBouncer or the like, in transaction pooling.
+        direct_dsn: Past that pooler, for the connection that listens; without it there are no notifications.
+        listen: Whether to be woken by notifications; without them, what other processes do is noticed by polling.
+
+    Raises:
+        StorageError: The URL or an option can't be understood.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        schema: str = "romancy",
+        clock: Clock | None = None,
+        pool_size: int = 8,
+        transactions_at_once: int = 4,
+        pooler: bool = False,
+        direct_dsn: str | None = None,
+        listen: bool = True,
+    ) -> None:
+        self.settings = settings_of(
+            url,
+            schema=schema,
+            pooler=pooler,
+            direct_dsn=direct_dsn,
+            listen=listen,
+            pool_size=pool_size,
+            transactions_at_once=transactions_at_once,
+        )
+        self._server_clock = ServerClock()
+        self._is_clock_given = clock is not None
+        self.clock: Clock = clock or self._server_clock
+        self.transactions_at_once = transactions_at_once
+        self._outages = Outages(self.settings.name)
+        self._connections = Connections(self.settings)
+        self._transactions = Transactions(self._connections, self._outages)
+        self._listener = Listener(self.settings, self._outages)
+        self._guests = Guests(self)
+        self._was_opened = self._is_open = False
+
+    async def open(self, *, migrate: bool = True) -> None:
+        """Connect, and bring the schema up to date under a lock (or only verify it).
+
+        Raises:
+            SchemaVersionError: The schema is newer than this romancy, or holds something else, or ``migrate`` is off
+                and it is older. It is not touched.
+            StorageError: The database can't be reached.
+        """
+        if self._was_opened:
+            raise StorageError(f"{self.settings.name}: the storage was opened before; make a new one")
+        self._was_opened = self._is_open = True
+        settings = self.settings
+        await self._transactions.transact(
+            lambda connection: prepare(connection, settings.name, settings.schema, migrate=migrate)
+        )
+        await self._transactions.look(self._measure)
+        self._listener.start()
+
+    async def close(self) -> None:
+        """Finish what is under way, and close all connections. Safe to call twice."""
+        self._is_open = False
+        await self._guests.close()
+        await self._transactions.close()
+        await self._listener.close()
+        await self._connections.close()
+
+    async def claim(self, session: int, definitions: Sequence[tuple[str, str]], build: str, *, limit: int) -> Claims:
+        """Take ownership of instances that are due.
+
+        Atomic: two sessions never claim the same instance. What others are just writing to is passed over.
+
+        Returns:
+            At most ``limit`` claims, highest priority first, then earliest ``wake_at``, then oldest.
+
+        Raises:
+            SessionLostError: The session is dead.
+        """
+        # Looking takes no locks and no transaction: most looks find nothing.
+        keys, next_due = await self._read(lambda tx: _due(tx, session, definitions, build, limit))
+        if not keys:
+            return Claims([], next_due)
+        found = await self._write(lambda tx: claims.take(tx, session, keys, build))
+        if len(found) < len(keys) and (next_due is None or next_due > self.clock.now()):
+            next_due = self.clock.now() + _SHORTLY
+        return Claims(found, next_due)
+
+    async def commit(self, session: int, entries: Sequence[Entry]) -> list[Accepted | Rejected | Refused]:
+        """Write what turns ask for: each entry whole or not at all, in one transaction. Idempotent.
+
+        Returns:
+            One answer per entry, in order.
+
+        Raises:
+            SessionLostError: The session is dead; nothing is written.
+        """
+        answers = await super().commit(session, entries)
+        if any(map(_concerns_others, entries, answers)):
+            self._listener.notify()
+        return answers
+
+    async def close_session(self, session: int) -> None:
+        """End the session and free what it owns, claimable at once where it was due. Safe to call twice."""
+        await super().close_session(session)
+        self._listener.notify()
+
+    async def reap_sessions(self, is_gone: Callable[[str], bool] = nobody) -> int:
+        """Declare expired sessions dead, the caller's own too, and those of ended processes; free what they own.
+
+        Returns:
+            How many instances were freed.
+        """
+        if freed := await super().reap_sessions(is_gone):
+            self._listener.notify()
+        return freed
+
+    async def transaction(self, scope: Scope, *, limit: timedelta) -> PostgresTransaction:
+        """Begin a transaction for an activity's own statements, on a connection of its own.
+
+        Raises:
+            NonRetryableError: There is only a pooler.
+            StorageError: It can't begin.
+        """
+        self._check_open()
+        transaction = await self._guests.begin(limit.total_seconds())
+        scope.joined = transaction
+        return transaction
+
+    async def wait_for_change(self, timeout: timedelta) -> bool:
+        """Return True soon after another process has said that it has written something for others.
+
+        A notification that came since the last call counts; False when the time is over.
+        """
+        self._check_open()
+        return await self._listener.wait(timeout.total_seconds())
+
+    def _tx(self, connection: asyncpg.Connection[Any], plan: Plan) -> PostgresTx:
+        return PostgresTx(connection, *self.present(), plan)
+
+    def present(self) -> tuple[int, int | None]:
+        """Return the present, and by what sessions are judged: None stands for the server, if no clock was given."""
+        now = self.clock.now()
+        return now, now if self._is_clock_given else None
+
+    async def _measure(self, connection: asyncpg.Connection[Any]) -> None:
+        await connection.fetchval(_MEASURE)  # the first time it is parsed, and looked up
+        sent = monotonic()
+        server = await connection.fetchval(_MEASURE)
+        self._server_clock.measured(server, sent, monotonic())
+
+    async def _write(self, work: Work[T]) -> T:
+        plan = Plan()
+        return await self._transactions.transact(lambda connection: work(self._tx(connection, plan)))
+
+    async def _read(self, work: Work[T]) -> T:
+        return await self._transactions.look(lambda connection: work(self._tx(connection, Plan())))
+
+    async def _progress(self, work: Work[T]) -> T:
+        """Write for a client, within its transaction, if it has one, and say so to other processes."""
+        joined = await self._joined()
+        result = await (self._write(work) if joined is None else joined.run(work))
+        self._listener.notify()
+        return result
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise StorageError(f"{self.settings.name}: the storage is not open; call open() first")
+
+
+def _concerns_others(entry: Entry, answer: Accepted | Rejected | Refused) -> bool:
+    """Say whether another process may wait for what an entry has done."""
+    if not isinstance(answer, Accepted):
+        return False
+    is_left = entry.is_freed or entry.status.is_closed
+    return bool(is_left or answer.recipients or answer.has_topics or answer.ended)
+
+
+async def _due(
+    tx: Tx, session: int, definitions: Sequence[tuple[str, str]], build: str, limit: int
+) -> tuple[list[int], int | None]:
+    """Find what can be claimed by a session that is live.
+
+    Raises:
+        SessionLostError: It is dead.
+    """
+    await check(tx, session)
+    return await claims.due(tx, definitions, build, limit=limit)

@@ -1,0 +1,47 @@
+"""The time of a PostgreSQL server, told without asking it every time."""
+
+from __future__ import annotations
+
+import time
+
+from romancy.core.clock import SystemClock
+
+_NANOSECONDS = 1000
+_PATIENCE = 60_000_000
+"""Microseconds after which an older measurement is not better for having been quicker."""
+
+
+class ServerClock:
+    """Tell a server's time: what it said last, and what has passed since by this machine's monotonic clock.
+
+    So a clock that is set wrong here, or is set while we run, changes nothing. Of several measurements that whose
+    answer came quickest counts, until it is a minute old. Before the first one it is the machine's clock.
+    """
+
+    def __init__(self) -> None:
+        self._offset: int | None = None
+        self._error = 0
+        self._measured_at = 0
+
+    def now(self) -> int:
+        """Return the present instant in epoch microseconds."""
+        return SystemClock().now() if self._offset is None else monotonic() + self._offset
+
+    def measured(self, server: int, sent: int, received: int) -> None:
+        """Take note of what the server has said.
+
+        Args:
+            server: Its clock, in epoch microseconds.
+            sent: `monotonic` when it was asked.
+            received: `monotonic` when it had answered.
+        """
+        error = (received - sent) // 2
+        if self._offset is None or error <= self._error or received - self._measured_at > _PATIENCE:
+            self._offset = server - sent - error
+            self._error = error
+            self._measured_at = received
+
+
+def monotonic() -> int:
+    """Return this machine's monotonic clock, in microseconds."""
+    return time.monotonic_ns() // _NANOSECONDS

@@ -1,0 +1,104 @@
+"""The connection on which PostgreSQL tells that other processes have written something."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from romancy.storage.postgres_connections import connect
+
+if TYPE_CHECKING:
+    from romancy.storage.outages import Outages
+    from romancy.storage.postgres_settings import Settings
+
+# In seconds.
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 5.0
+_CHECK_EVERY = 10.0
+_KEEPALIVES = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
+
+
+class Listener:
+    """Hear of what other processes have written, and tell them what this one has.
+
+    Notifications are a hint: that one is lost, or that the connection is, costs time and nothing else. After a
+    connection was lost something may have been missed, so the next one begins as if it had heard something.
+    """
+
+    def __init__(self, settings: Settings, outages: Outages) -> None:
+        self._settings = settings
+        self._outages = outages
+        self._channel = f"romancy_{settings.schema}"[:63]
+        self._has_changed = asyncio.Event()
+        self._is_asked = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to listen, if that is wanted."""
+        if self._settings.listen and self._task is None:
+            self._task = asyncio.create_task(self._keep())
+
+    async def close(self) -> None:
+        """Stop listening. Safe to call twice."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def notify(self) -> None:
+        """Have other processes told soon. What is asked while that is under way is told once more, for all."""
+        self._is_asked.set()
+
+    async def wait(self, timeout: float) -> bool:
+        """Wait until another process has told something since the last call, or for so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._has_changed.wait()
+        if not self._has_changed.is_set():
+            return False
+        self._has_changed.clear()
+        return True
+
+    async def _keep(self) -> None:
+        """Listen, for ever, on one connection after another."""
+        pause = _FIRST_PAUSE
+        while True:
+            connection: asyncpg.Connection[Any] | None = None
+            try:
+                dsn = self._settings.own_dsn or self._settings.dsn
+                connection = await connect(dsn, server_settings=_KEEPALIVES)
+                await connection.add_listener(self._channel, self._heard)
+                self._outages.succeeded()
+                pause = _FIRST_PAUSE
+                self._has_changed.set()
+                await self._tell(connection)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                self._outages.failed(error)
+            finally:
+                if connection is not None:
+                    connection.terminate()
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _tell(self, connection: asyncpg.Connection[Any]) -> None:
+        """Notify whenever asked, and look now and then whether anybody is there, until the connection is lost."""
+        connection.add_termination_listener(self._lost)
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CHECK_EVERY):
+                    await self._is_asked.wait()
+            if self._is_asked.is_set():
+                self._is_asked.clear()
+                await connection.execute(f'NOTIFY "{self._channel}"')
+            else:
+                await connection.execute("SELECT 1")
+
+    def _lost(self, _: object) -> None:
+        self._is_asked.set()  # whoever tells notices
+
+    def _heard(self, connection: object, pid: int, _: str, __: object) -> None:
+        own: int = connection.get_server_pid() if isinstance(connection, asyncpg.Connection) else 0
+        if pid != own:
+            self._has_changed.set()
