@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 T = TypeVar("T")
 _logger = logging.getLogger("romancy")
-_CHANGE_TIMEOUT = timedelta(seconds=1)
+_LONGEST_WATCH = timedelta(seconds=1)
+"""After which those who wait for instances look again; where nobody waits that costs nothing."""
 
 
 def _checked_retention(kept: timedelta | None, what: str) -> timedelta | None:
@@ -64,7 +65,7 @@ class App:
         max_activities: int = 1_000,
         session_ttl: timedelta = timedelta(seconds=10),
         grace: timedelta = timedelta(seconds=10),
-        poll_interval: timedelta = timedelta(seconds=1),
+        poll_interval: timedelta | None = None,
         max_recoveries: int = 20,
         codec: Codec | None = None,
         clock: Clock | None = None,
@@ -89,7 +90,8 @@ class App:
             max_activities: How many activity bodies run at once.
             session_ttl: After how long without a sign of life another worker takes over; at least a second.
             grace: How long a shutdown lets activities end.
-            poll_interval: How often the database is looked at even if nothing says that it changed.
+            poll_interval: How often the database is looked at even if nothing says that it changed; by default every
+                second, and every 10 seconds where PostgreSQL's notifications come.
             max_recoveries: How often a worker may die under an instance before it is blocked.
             codec: How payloads become bytes; by default JSON by msgspec.
             clock: The time; by default the storage's: this machine's with SQLite, the server's with PostgreSQL.
@@ -220,7 +222,7 @@ class App:
     async def _watch(self, storage: Storage, client: Client) -> None:
         """Look again whenever another process has written, and now and then in any case."""
         while True:
-            timeout = min(self._settings.poll_interval, _CHANGE_TIMEOUT)
+            timeout = min(self._settings.poll_interval or storage.poll_interval, _LONGEST_WATCH)
             try:
                 if await storage.wait_for_change(timeout) and self._worker is not None:
                     self._worker.changed()

@@ -22,10 +22,14 @@ class Server:
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
 
+    def new_schema(self) -> str:
+        """Return a name that nobody else uses."""
+        return f"test_{os.getpid()}_{next(_NUMBERS)}"
+
     @contextlib.asynccontextmanager
     async def schema(self) -> AsyncGenerator[str]:
         """Give a name that nobody else uses, and drop what a test has made under it."""
-        name = f"test_{os.getpid()}_{next(_NUMBERS)}"
+        name = self.new_schema()
         try:
             yield name
         finally:

@@ -139,6 +139,13 @@ class Heartbeat(msgspec.Struct, frozen=True):
     details: bytes
 
 
+class Elder(msgspec.Struct, frozen=True):
+    """The oldest live session, and the process of its worker, as its `SessionInfo` names it."""
+
+    session: int
+    process: str
+
+
 class Claim(msgspec.Struct, frozen=True):
     """An instance that a session now owns, with all that is needed to go on with it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from romancy.core.records import Accepted, Claims
@@ -18,11 +19,10 @@ from romancy.storage.postgres_transaction import PostgresTransaction
 from romancy.storage.postgres_transactions import Transactions
 from romancy.storage.postgres_tx import Plan, PostgresTx
 from romancy.storage.sessions import check
-from romancy.storage.sql_storage import SqlStorage, nobody
+from romancy.storage.sql_storage import SqlStorage, nobody, spares_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import timedelta
 
     import asyncpg
 
@@ -36,6 +36,9 @@ T = TypeVar("T")
 
 _SHORTLY = 20_000
 """Microseconds after which to look again for what could not be claimed because others were at it."""
+_OFTEN = timedelta(seconds=1)
+_RARELY = timedelta(seconds=10)
+"""Where notifications come."""
 _MEASURE = "SELECT clock_timestamp()"
 
 
@@ -164,6 +167,16 @@ class PostgresStorage(SqlStorage[PostgresTransaction]):
             self._listener.notify()
         return freed
 
+    async def block_unserved(self, *, due_before: int, is_spared: Callable[[str, str], bool] = spares_nothing) -> int:
+        """Block unowned instances that were due before that instant and that no live session serves.
+
+        Returns:
+            How many were blocked.
+        """
+        if blocked := await super().block_unserved(due_before=due_before, is_spared=is_spared):
+            self._listener.notify()
+        return blocked
+
     async def transaction(self, scope: Scope, *, limit: timedelta) -> PostgresTransaction:
         """Begin a transaction for an activity's own statements, on a connection of its own.
 
@@ -187,6 +200,11 @@ class PostgresStorage(SqlStorage[PostgresTransaction]):
     def _tx(self, connection: asyncpg.Connection[Any], plan: Plan) -> PostgresTx:
         return PostgresTx(connection, *self.present(), plan)
 
+    @property
+    def poll_interval(self) -> timedelta:
+        """How often to look at the database although nothing says that it has changed."""
+        return _RARELY if self._listener.is_listening else _OFTEN
+
     def present(self) -> tuple[int, int | None]:
         """Return the present, and by what sessions are judged: None stands for the server, if no clock was given."""
         now = self.clock.now()
@@ -201,6 +219,9 @@ class PostgresStorage(SqlStorage[PostgresTransaction]):
     async def _write(self, work: Work[T]) -> T:
         plan = Plan()
         return await self._transactions.transact(lambda connection: work(self._tx(connection, plan)))
+
+    async def _write_at_once(self, work: Work[T]) -> T:
+        return await self._read(work)  # which is no different there: each statement commits by itself
 
     async def _read(self, work: Work[T]) -> T:
         return await self._transactions.look(lambda connection: work(self._tx(connection, Plan())))

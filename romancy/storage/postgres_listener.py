@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 5.0
 _CHECK_EVERY = 10.0
+_SHORTEST_INTERVAL = 0.002
 _KEEPALIVES = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
 
 
@@ -34,7 +35,14 @@ class Listener:
         self._channel = f"romancy_{settings.schema}"[:63]
         self._has_changed = asyncio.Event()
         self._is_asked = asyncio.Event()
+        self._is_listening = False
+        self._own_pid = 0
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether notifications come."""
+        return self._is_listening
 
     def start(self) -> None:
         """Begin to listen, if that is wanted."""
@@ -69,14 +77,17 @@ class Listener:
             try:
                 dsn = self._settings.own_dsn or self._settings.dsn
                 connection = await connect(dsn, server_settings=_KEEPALIVES)
+                self._own_pid = connection.get_server_pid()
                 await connection.add_listener(self._channel, self._heard)
                 self._outages.succeeded()
+                self._is_listening = True
                 pause = _FIRST_PAUSE
                 self._has_changed.set()
                 await self._tell(connection)
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 self._outages.failed(error)
             finally:
+                self._is_listening = False
                 if connection is not None:
                     connection.terminate()
             await asyncio.sleep(pause)
@@ -92,13 +103,13 @@ class Listener:
             if self._is_asked.is_set():
                 self._is_asked.clear()
                 await connection.execute(f'NOTIFY "{self._channel}"')
+                await asyncio.sleep(_SHORTEST_INTERVAL)
             else:
                 await connection.execute("SELECT 1")
 
     def _lost(self, _: object) -> None:
         self._is_asked.set()  # whoever tells notices
 
-    def _heard(self, connection: object, pid: int, _: str, __: object) -> None:
-        own: int = connection.get_server_pid() if isinstance(connection, asyncpg.Connection) else 0
-        if pid != own:
+    def _heard(self, _: object, pid: int, __: str, ___: object) -> None:
+        if pid != self._own_pid:
             self._has_changed.set()

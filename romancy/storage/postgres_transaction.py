@@ -230,6 +230,7 @@ class PostgresTransaction:
                     f"{self._settings.name}: the database refuses the activity's result: {answer.error}"
                 )
                 return Undone(error)
+            await guest.connection.execute("ROLLBACK; BEGIN")
             if await self._engine_s(guest, lambda tx: commit.still_holds(tx, session, entry)):
                 message = (
                     "an activity has ended or changed its own instance in its transaction: that can't be committed"

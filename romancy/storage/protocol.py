@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Accepted,
         Claims,
         Creation,
+        Elder,
         Entry,
         HandedOut,
         Heartbeat,
@@ -98,6 +99,14 @@ class Storage(Protocol):
     clock: Clock
     transactions_at_once: int
 
+    @property
+    def poll_interval(self) -> timedelta:
+        """How often to look at the database although nothing says that it has changed; it may change.
+
+        A notice that is lost costs at most that.
+        """
+        ...
+
     async def open(self, *, migrate: bool = True) -> None:
         """Connect, and bring the schema up to date under a lock (or only verify it).
 
@@ -116,8 +125,11 @@ class Storage(Protocol):
         """Register a worker; its session lives for ``ttl`` from now unless renewed."""
         ...
 
-    async def renew_session(self, session: int, ttl: timedelta) -> None:
+    async def renew_session(self, session: int, ttl: timedelta) -> Elder:
         """Let the session live for ``ttl`` from now.
+
+        Returns:
+            The oldest session that is live, which has the duties that one worker does for all.
 
         Raises:
             SessionLostError: It was declared dead or has expired; it can't come back.

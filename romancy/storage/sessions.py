@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, cast
 
 from romancy.core.failures import Failure, encode_failure
+from romancy.core.records import Elder
 from romancy.core.versions import version_key
 from romancy.errors import SessionLostError
 from romancy.storage.sql import instances, sessions
@@ -53,14 +54,17 @@ async def open_session(tx: Tx, info: SessionInfo, ttl: int) -> int:
     return cast("tuple[int]", found)[0]
 
 
-async def renew_session(tx: Tx, session: int, ttl: int) -> None:
-    """Let a session live for so many microseconds from now.
+async def renew_session(tx: Tx, session: int, ttl: int) -> Elder:
+    """Let a session live for so many microseconds from now, by one statement.
 
     Raises:
         SessionLostError: It was declared dead or has expired.
     """
-    if not await tx.run(sessions.RENEW, tx.present, ttl, session):
+    found = await tx.row(sessions.RENEW, tx.present, ttl, session)
+    if found is None:
         raise SessionLostError(f"session {session} has expired or was closed: it can't be renewed")
+    elder, process = found
+    return Elder(session, "") if elder is None else Elder(elder, process)
 
 
 async def close_session(tx: Tx, session: int) -> None:

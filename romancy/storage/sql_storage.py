@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Accepted,
         Claims,
         Creation,
+        Elder,
         Entry,
         Heartbeat,
         Instance,
@@ -46,7 +47,8 @@ _BEGINNING = -1
 """Before everything."""
 
 
-def _spares_nothing(_: str, __: str) -> bool:
+def spares_nothing(_: str, __: str) -> bool:
+    """Say of every definition that nothing is to be waited for."""
     return False
 
 
@@ -85,6 +87,10 @@ class SqlStorage(ABC, Generic[J]):
     async def _write(self, work: Work[T]) -> T:
         """Run a transaction, and commit it."""
 
+    async def _write_at_once(self, work: Work[T]) -> T:
+        """Run a transaction of a single statement."""
+        return await self._write(work)
+
     @abstractmethod
     async def _read(self, work: Work[T]) -> T:
         """Run statements that only read."""
@@ -122,13 +128,16 @@ class SqlStorage(ABC, Generic[J]):
         """Register a worker; its session lives for ``ttl`` from now unless renewed."""
         return await self._write(lambda tx: sessions.open_session(tx, info, ttl // _MICROSECOND))
 
-    async def renew_session(self, session: int, ttl: timedelta) -> None:
+    async def renew_session(self, session: int, ttl: timedelta) -> Elder:
         """Let the session live for ``ttl`` from now.
+
+        Returns:
+            The oldest session that is live.
 
         Raises:
             SessionLostError: It was declared dead or has expired; it can't come back.
         """
-        await self._write(lambda tx: sessions.renew_session(tx, session, ttl // _MICROSECOND))
+        return await self._write_at_once(lambda tx: sessions.renew_session(tx, session, ttl // _MICROSECOND))
 
     async def close_session(self, session: int) -> None:
         """End the session and free what it owns, claimable at once where it was due. Safe to call twice."""
@@ -151,7 +160,7 @@ class SqlStorage(ABC, Generic[J]):
         dead, gone = await self._read(lambda tx: sessions.dead_sessions(tx, is_gone))
         return await self._write(lambda tx: sessions.reap_sessions(tx, dead, gone)) if dead else 0
 
-    async def block_unserved(self, *, due_before: int, is_spared: Callable[[str, str], bool] = _spares_nothing) -> int:
+    async def block_unserved(self, *, due_before: int, is_spared: Callable[[str, str], bool] = spares_nothing) -> int:
         """Block unowned instances that were due before that instant and that no live session serves.
 
         Returns:

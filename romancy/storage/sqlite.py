@@ -33,6 +33,7 @@ _SHORTEST_POLL = 0.002
 _LONGEST_POLL = 0.02
 _POLL_GROWTH = 1.2
 _LATELY = 0.25
+_POLL_INTERVAL = timedelta(seconds=1)
 
 
 class SqliteStorage(SqlStorage[SqliteTransaction]):
@@ -187,6 +188,11 @@ class SqliteStorage(SqlStorage[SqliteTransaction]):
         await self._writer.read(_data_version)  # nobody else writes here, but a closed storage must say so
         await asyncio.sleep(deadline - loop.time())
         return False
+
+    @property
+    def poll_interval(self) -> timedelta:
+        """How often to look at the database although nothing says that it has changed."""
+        return _POLL_INTERVAL
 
     def _tx(self, connection: sqlite3.Connection) -> SqliteTx:
         return SqliteTx(connection, self.clock.now())

@@ -33,11 +33,11 @@ class Deliveries:
         topics_wanted: Set it where a topic may have something to hand out.
     """
 
-    def __init__(self, storage: Storage, hot: HotSet, turns: Turns, poll_interval: timedelta) -> None:
+    def __init__(self, storage: Storage, hot: HotSet, turns: Turns, poll_interval: timedelta | None) -> None:
         self._storage = storage
         self._hot = hot
         self._turns = turns
-        self._interval = max(poll_interval.total_seconds(), _SHORTEST_PAUSE)
+        self._interval = poll_interval
         self.mail_wanted = asyncio.Event()
         self.topics_wanted = asyncio.Event()
 
@@ -77,7 +77,8 @@ class Deliveries:
 
     async def _wait_for(self, event: asyncio.Event) -> None:
         try:
-            async with asyncio.timeout(self._interval):
+            interval = self._interval or self._storage.poll_interval
+            async with asyncio.timeout(max(interval.total_seconds(), _SHORTEST_PAUSE)):
                 await event.wait()
         except TimeoutError:
             pass

@@ -1,4 +1,4 @@
-"""Removing what has been kept for long enough; a duty that every worker shares."""
+"""Removing what has been kept for long enough; a duty that one worker does for all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from romancy.errors import StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import timedelta
 
     from romancy.storage.protocol import Storage
@@ -36,12 +37,17 @@ async def prune(storage: Storage, archives: timedelta | None, messages: timedelt
         await asyncio.sleep(_BREATH)
 
 
-async def keep_pruning(storage: Storage, archives: timedelta | None, messages: timedelta | None) -> None:
-    """Prune for ever, at most once a second and at least once a minute."""
+async def keep_pruning(
+    storage: Storage, archives: timedelta | None, messages: timedelta | None, is_on_duty: Callable[[], bool]
+) -> None:
+    """Prune while on duty, at most once a second and at least once a minute."""
     shortest = min((kept.total_seconds() for kept in (archives, messages) if kept is not None), default=0.0)
     interval = min(max(shortest / 10, _SHORTEST_INTERVAL), _LONGEST_INTERVAL)
     await asyncio.sleep(min(interval, _FIRST_PAUSE))
     while True:
+        if not is_on_duty():
+            await asyncio.sleep(interval)
+            continue
         try:
             await prune(storage, archives, messages)
         except StorageError as exc:

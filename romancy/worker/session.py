@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from romancy.core.clock import Clock
-    from romancy.core.records import SessionInfo
+    from romancy.core.records import Elder, SessionInfo
     from romancy.storage.protocol import Storage
 
 _logger = logging.getLogger("romancy")
@@ -36,10 +36,20 @@ class Session:
         self._ttl = ttl
         self._on_lost = on_lost
         self._lost = asyncio.Event()
+        self._elder: Elder | None = None
         self.id: int | None = None
+
+    def is_on_duty(self) -> bool:
+        """Tell whether this worker has the duties that one does for all: the oldest session's.
+
+        So has one that does not know yet, and one that finds that the oldest's process has ended.
+        """
+        elder = self._elder
+        return elder is None or elder.session == self.id or is_gone(elder.process)
 
     async def open(self) -> int:
         """Register, and return the session's number."""
+        self._elder = None
         self.id = await self._storage.open_session(self._info, self._ttl)
         self._lost.clear()
         return self.id
@@ -79,7 +89,7 @@ class Session:
             if session is None:
                 continue
             try:
-                await self._storage.renew_session(session, self._ttl)
+                self._elder = await self._storage.renew_session(session, self._ttl)
                 renewed = time.monotonic()
             except SessionLostError as exc:
                 _logger.warning("%s", exc)
@@ -111,15 +121,25 @@ class _Patience:
 
 
 async def housekeep(
-    storage: Storage, clock: Clock, ttl: timedelta, grace: timedelta, on_freed: Callable[[], None]
+    storage: Storage,
+    clock: Clock,
+    ttl: timedelta,
+    grace: timedelta,
+    *,
+    is_on_duty: Callable[[], bool],
+    on_freed: Callable[[], None],
 ) -> None:
-    """Declare dead sessions dead and block what nobody serves, for ever, at least three times in a session's life.
+    """Declare dead sessions dead and block what nobody serves, while on duty, at least three times in a session's life.
 
     An instance is blocked when it has been due, and its definition without a worker, for the grace time: a worker that
     is being replaced, or a clock that has jumped, blocks nothing.
     """
     patience = _Patience(grace)
+    pause = min(ttl.total_seconds() / 3, _LONGEST_PAUSE)
     while True:
+        if not is_on_duty():
+            await asyncio.sleep(pause)
+            continue
         try:
             if await storage.reap_sessions(is_gone):
                 on_freed()
@@ -128,4 +148,4 @@ async def housekeep(
             await storage.block_unserved(due_before=due_before, is_spared=patience.is_spared)
         except StorageError as exc:
             _logger.warning("housekeeping failed, trying again: %s", exc)
-        await asyncio.sleep(min(ttl.total_seconds() / 3, _LONGEST_PAUSE))
+        await asyncio.sleep(pause)

@@ -19,7 +19,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         max_activities: How many activity bodies run at once.
         session_ttl: After how long without a sign of life another worker takes over.
         grace: How long a shutdown lets activities end.
-        poll_interval: How often the database is looked at even if nothing says that it changed.
+        poll_interval: How often the database is looked at even if nothing says that it changed; None: as often as
+            the storage says.
         unserved_grace: How long an instance may be due with no worker for it before it is blocked.
         warn_after: How long a turn may hold the event loop before its stack is logged.
         interrupt_after: How long before it is interrupted and its instance blocked.
@@ -38,7 +39,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_activities: int = 1_000
     session_ttl: timedelta = timedelta(seconds=10)
     grace: timedelta = timedelta(seconds=10)
-    poll_interval: timedelta = timedelta(seconds=1)
+    poll_interval: timedelta | None = None
     unserved_grace: timedelta = timedelta(seconds=5)
     warn_after: timedelta = timedelta(seconds=1)
     interrupt_after: timedelta = timedelta(seconds=3)

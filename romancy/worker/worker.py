@@ -168,10 +168,12 @@ class Worker:
                 self._clock,
                 settings.session_ttl,
                 settings.unserved_grace,
-                self._claim_wanted.set,
+                is_on_duty=self._session.is_on_duty,
+                on_freed=self._claim_wanted.set,
             )
         )
-        self._spawn(lambda: keep_pruning(self._storage, settings.archive_retention, settings.message_retention))
+        kept = (settings.archive_retention, settings.message_retention)
+        self._spawn(lambda: keep_pruning(self._storage, *kept, self._session.is_on_duty))
         self._spawn(self._claim_for_ever)
         self._spawn(lambda: self._deliveries.read_for_ever(lambda: self._session.id))
         self._spawn(lambda: self._deliveries.hand_out_for_ever(self.mail_expected))
@@ -344,7 +346,7 @@ class Worker:
 
     async def _wait_for_claimable(self) -> None:
         """Wait until something may be due."""
-        timeout = max(self._settings.poll_interval.total_seconds(), _SHORTEST_PAUSE)
+        timeout = max((self._settings.poll_interval or self._storage.poll_interval).total_seconds(), _SHORTEST_PAUSE)
         self._is_full = self._room() <= 0
         if self._next_due is not None and not self._is_full and self._session.id is not None:
             timeout = min(timeout, max(0.0, (self._next_due - self._clock.now()) / 1_000_000))

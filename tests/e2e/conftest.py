@@ -12,8 +12,9 @@ import pytest
 
 from romancy import App
 from romancy.storage.protocol import Storage
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.urls import storage_at
 from romancy.worker import committer, deliveries, worker
+from tests.postgres import Server
 
 from .faults import OffsetClock
 
@@ -35,10 +36,42 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     item.obj = bounded
 
 
-class MakeApp(Protocol):
-    """Describe an App with the hot limit under test; settings as of `App`."""
+BACK_ENDS = ("sqlite", "postgres")
+"""What behaviour is tested on."""
 
-    def __call__(self, url: str | Storage = "sqlite://", **settings: Any) -> App: ...
+
+class BackEnd:
+    """Make databases of one kind; what they leave is gone when the test is over."""
+
+    def __init__(self, name: str, folder: Path, server: Server | None) -> None:
+        self.name = name
+        self._folder = folder
+        self._server = server
+        self._schemas: list[str] = []
+
+    def url(self) -> str:
+        """Return the URL of a fresh database, which only one storage at a time needs to reach."""
+        return "sqlite://" if self._server is None else self.lasting_url()
+
+    def lasting_url(self) -> str:
+        """Return the URL of a fresh database for any number of storages; no power is lost, so nothing is synced."""
+        if self._server is None:
+            return f"sqlite:///{self._folder / 'test.db'}?synchronous=NORMAL"
+        self._schemas.append(self._server.new_schema())
+        # An author's own tables are there too.
+        return f"{self._server.dsn}&schema={self._schemas[-1]}&search_path={self._schemas[-1]}"
+
+    async def clear(self) -> None:
+        """Drop what was made on the server."""
+        if self._server is not None:
+            for schema in self._schemas:
+                await self._server.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')
+
+
+class MakeApp(Protocol):
+    """Describe an App with the hot limit under test, on a fresh database; settings as of `App`."""
+
+    def __call__(self, url: str | Storage = "", **settings: Any) -> App: ...
 
 
 @pytest.fixture(params=[10_000, 0], ids=["hot", "cold"])
@@ -48,11 +81,19 @@ def hot_limit(request: pytest.FixtureRequest) -> int:
     return limit
 
 
+@pytest.fixture(params=BACK_ENDS)
+async def back_end(request: pytest.FixtureRequest, anyio_backend: str, tmp_path: Path) -> AsyncIterator[BackEnd]:
+    server: Server | None = request.getfixturevalue("postgres") if request.param == "postgres" else None
+    made = BackEnd(request.param, tmp_path, server)
+    yield made
+    await made.clear()
+
+
 @pytest.fixture
-def make_app(hot_limit: int) -> MakeApp:
-    def make(url: str | Storage = "sqlite://", **settings: Any) -> App:
+def make_app(hot_limit: int, back_end: BackEnd) -> MakeApp:
+    def make(url: str | Storage = "", **settings: Any) -> App:
         chosen: dict[str, Any] = {"hot_limit": hot_limit, "grace": timedelta(seconds=5)}
-        return App(url, **chosen | settings)
+        return App(url or back_end.url(), **chosen | settings)
 
     return make
 
@@ -63,18 +104,20 @@ def clock() -> OffsetClock:
 
 
 @pytest.fixture
-async def shared(anyio_backend: str, clock: OffsetClock) -> AsyncIterator[SqliteStorage]:
+async def shared(anyio_backend: str, back_end: BackEnd, clock: OffsetClock) -> AsyncIterator[Storage]:
     """A database that several processes of a test use through proxies."""
-    storage = SqliteStorage("sqlite://", clock=clock)
+    url = back_end.url()
+    # They have one connection to be notified on, and nobody hears of what is told by that.
+    storage = storage_at(f"{url}&listen=0" if back_end.name == "postgres" else url, clock)
     await storage.open()
     yield storage
     await storage.close()
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> str:
-    """Return the URL of a file; the tests lose no power, so commits need not wait for the disk."""
-    return f"sqlite:///{tmp_path / 'test.db'}?synchronous=NORMAL"
+def database(back_end: BackEnd) -> str:
+    """Return the URL of a database that one App after another opens, or several do at once."""
+    return back_end.lasting_url()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from romancy.activities.transaction import Parameters, SqlResult
+    from romancy.core.clock import Clock
     from romancy.storage.protocol import Storage, Transaction
 
 T = TypeVar("T")
@@ -47,6 +48,21 @@ class StorageProxy:
     def storage(self) -> Storage:
         """This proxy, as what it stands for."""
         return cast("Storage", self)
+
+    @property
+    def clock(self) -> Clock:
+        """The inner storage's."""
+        return self.inner.clock
+
+    @property
+    def transactions_at_once(self) -> int:
+        """The inner storage's."""
+        return self.inner.transactions_at_once
+
+    @property
+    def poll_interval(self) -> timedelta:
+        """The inner storage's."""
+        return self.inner.poll_interval
 
     async def open(self, *, migrate: bool = True) -> None:
         """Leave the shared storage as it is."""

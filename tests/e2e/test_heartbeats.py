@@ -28,12 +28,13 @@ from romancy import (
     workflow,
 )
 from romancy.errors import SessionLostError
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.protocol import Storage
 from romancy.worker import heartbeats
 
 from .conftest import MakeApp
 from .faults import Fault, FaultyStorage, OffsetClock, StorageProxy, insist
 from .sweep import Scenario, act, events_of, outcome_of, sweep
+from .tables import rows_of
 
 pytestmark = pytest.mark.anyio
 
@@ -270,28 +271,27 @@ class WatchedStorage(FaultyStorage):
         return result
 
 
-async def rows_of(storage: SqliteStorage) -> list[tuple[Any, ...]]:
-    return await storage._writer.read(lambda c: list(c.execute("SELECT activity_id, attempt, details FROM heartbeats")))
+_BEATS = "SELECT activity_id, attempt, details FROM heartbeats"
 
 
 async def test_details_survive_a_crash_and_the_same_attempt_runs_again(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
     process = WatchedStorage(shared)
     async with make_app(process.storage, clock=clock, grace=timedelta(0)) as app:
         await app.start(beat_until_told(), id="one")
         await until(lambda: process.beats)
         process.died.set()
-    assert await rows_of(shared) == [("1:beats_until_told", 1, b'["part",3]')]
+    assert await rows_of(shared, _BEATS) == [("1:beats_until_told", 1, b'["part",3]')]
     clock.advance(60)
     async with make_app(StorageProxy(shared).storage, clock=clock) as app:
         assert await (await app.get("one")).result() == [1, ["part", 3]]
     assert world.seen == [(1, None), (1, ["part", 3])]
-    assert await rows_of(shared) == []
+    assert await rows_of(shared, _BEATS) == []
 
 
 async def test_details_are_written_when_the_worker_stops(
-    shared: SqliteStorage, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+    shared: Storage, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeats, "_LONGEST_PACE", 3600.0)
     async with make_app(StorageProxy(shared).storage, grace=timedelta(0)) as app:
@@ -301,7 +301,7 @@ async def test_details_are_written_when_the_worker_stops(
         worker._heartbeats._pace = 3600.0
         await app.start(beat_until_told(), id="one")
         await world.begun.wait()
-        assert await rows_of(shared) == []
+        assert await rows_of(shared, _BEATS) == []
     async with make_app(StorageProxy(shared).storage) as app:
         assert await (await app.get("one")).result() == [1, ["part", 3]]
 
@@ -390,31 +390,31 @@ async def beat_side_by_side() -> None:
     await asyncio.gather(*(beats_side_by_side(number) for number in range(20)))
 
 
-async def test_heartbeats_of_all_activities_share_few_storage_calls(shared: SqliteStorage, make_app: MakeApp) -> None:
+async def test_heartbeats_of_all_activities_share_few_storage_calls(shared: Storage, make_app: MakeApp) -> None:
     process = WatchedStorage(shared)
     async with make_app(process.storage) as app:
         began = time.monotonic()
         await app.run(beat_side_by_side())
         took = time.monotonic() - began
     assert len(process.beats) <= 2 + took
-    assert await rows_of(shared) == []
+    assert await rows_of(shared, _BEATS) == []
 
 
-async def test_activity_that_never_beats_writes_no_heartbeat(shared: SqliteStorage, make_app: MakeApp) -> None:
+async def test_activity_that_never_beats_writes_no_heartbeat(shared: Storage, make_app: MakeApp) -> None:
     process = WatchedStorage(shared)
     async with make_app(process.storage) as app:
         assert await app.run(beat_with_options()) == "heartbeat_timeout"
     assert process.beats == []
 
 
-async def test_heartbeat_timeout_sets_the_pace_of_writing(shared: SqliteStorage, make_app: MakeApp) -> None:
+async def test_heartbeat_timeout_sets_the_pace_of_writing(shared: Storage, make_app: MakeApp) -> None:
     process = WatchedStorage(shared)
     async with make_app(process.storage) as app:
         await app.start(beat_often(), id="one")
         await until(lambda: len(process.beats) >= 3)  # it would take more than 2 s otherwise
         assert process.beats == [1, 1, 1]
         await (await app.get("one")).terminate()
-    assert await rows_of(shared) == []
+    assert await rows_of(shared, _BEATS) == []
 
 
 @activity(heartbeat_timeout=0.3)
@@ -486,7 +486,7 @@ async def test_thread_is_told_by_its_heartbeat_when_the_worker_stops(
 
 
 async def test_thread_is_told_by_its_heartbeat_when_the_session_is_lost(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp, caplog: pytest.LogCaptureFixture
+    shared: Storage, clock: OffsetClock, make_app: MakeApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Expiring(StorageProxy):
         is_lost = False

@@ -22,7 +22,7 @@ from romancy import (
     recur,
     workflow,
 )
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.protocol import Storage
 
 from .conftest import MakeApp
 from .faults import Fault, OffsetClock, StorageProxy, insist
@@ -80,7 +80,7 @@ async def limit_first() -> str:
 
 
 async def test_cancel_before_the_first_turn_ends_the_run_in_it(
-    shared: SqliteStorage, clock: OffsetClock, hot_limit: int
+    shared: Storage, clock: OffsetClock, hot_limit: int
 ) -> None:
     async with App(StorageProxy(shared).storage, clock=clock, worker=False) as client:
         handle = await client.start(limit_first(), id="early")
@@ -239,7 +239,7 @@ async def limit_waits_when_cancelled() -> None:
         await signals.receive()
 
 
-async def test_grace_goes_on_while_no_worker_runs(shared: SqliteStorage, clock: OffsetClock, hot_limit: int) -> None:
+async def test_grace_goes_on_while_no_worker_runs(shared: Storage, clock: OffsetClock, hot_limit: int) -> None:
     async with App(StorageProxy(shared).storage, clock=clock, hot_limit=hot_limit) as app:
         handle = await app.start(limit_waits_when_cancelled(), id="parked")
         await handle.cancel("enough", grace=timedelta(hours=1))
@@ -296,7 +296,7 @@ async def limit_parked() -> str:
 
 
 async def test_limit_reaches_an_instance_that_only_the_database_knows(
-    shared: SqliteStorage, clock: OffsetClock, hot_limit: int
+    shared: Storage, clock: OffsetClock, hot_limit: int
 ) -> None:
     async with App(StorageProxy(shared).storage, clock=clock, hot_limit=hot_limit) as app:
         before = datetime.now(UTC)
@@ -313,7 +313,7 @@ async def test_limit_reaches_an_instance_that_only_the_database_knows(
 
 
 async def test_instance_that_nobody_served_in_time_is_timed_out_when_it_begins(
-    shared: SqliteStorage, clock: OffsetClock, hot_limit: int
+    shared: Storage, clock: OffsetClock, hot_limit: int
 ) -> None:
     async with App(StorageProxy(shared).storage, clock=clock, worker=False) as client:
         await client.start(limit_first(), id="late", timeout=60)
@@ -437,7 +437,7 @@ async def test_unfinished_tasks_are_cancelled_and_named_once(
 
 
 async def test_unfinished_tasks_are_not_named_again_by_another_process(
-    shared: SqliteStorage, clock: OffsetClock, hot_limit: int, caplog: pytest.LogCaptureFixture
+    shared: Storage, clock: OffsetClock, hot_limit: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with App(StorageProxy(shared).storage, clock=clock, hot_limit=hot_limit) as app:
         await app.start(limit_leaves_long(), id="leaves")

@@ -32,11 +32,12 @@ from romancy import (
     workflow,
 )
 from romancy.core import registry
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.protocol import Storage
 
 from .conftest import MakeApp
 from .faults import Fault, FaultyStorage, OffsetClock, StorageProxy, insist
 from .sweep import Scenario, act, events_of, outcome_of, sweep
+from .tables import rows_of
 
 pytestmark = pytest.mark.anyio
 
@@ -155,7 +156,7 @@ async def test_threaded_activity_is_completed_from_outside(make_app: MakeApp) ->
 
 
 async def test_handed_over_activity_survives_restarts_and_is_not_run_again(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
     process = FaultyStorage(shared)
     async with make_app(process.storage, clock=clock, grace=timedelta(0)) as app:
@@ -224,7 +225,7 @@ async def outside_slow_body() -> int:
 
 
 async def test_answer_before_the_hand_over_survives_a_crash_without_another_run_of_the_body(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
     process = FaultyStorage(shared)
     async with make_app(process.storage, clock=clock, grace=timedelta(0)) as app:
@@ -247,7 +248,7 @@ async def outside_after_a_message() -> int:
 
 
 async def test_answer_to_an_activity_of_the_first_turn_survives_a_crash_too(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
     process = FaultyStorage(shared)
     async with make_app(process.storage, clock=clock, grace=timedelta(0)) as app:
@@ -394,7 +395,7 @@ async def outside_with_limit(total: bool) -> list[object]:
 
 @pytest.mark.parametrize("total", [False, True], ids=["timeout", "total_timeout"])
 async def test_handed_over_activity_is_timed_out_durably(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp, hot_limit: int, total: bool
+    shared: Storage, clock: OffsetClock, make_app: MakeApp, hot_limit: int, total: bool
 ) -> None:
     ttl = timedelta(hours=9)
     async with make_app(StorageProxy(shared).storage, clock=clock, session_ttl=ttl) as app:
@@ -429,7 +430,7 @@ async def outside_with_short_limit() -> list[object]:
 
 
 async def test_answer_that_came_before_the_deadline_counts_though_nobody_was_there(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
     ttl = timedelta(hours=9)
     async with make_app(StorageProxy(shared).storage, clock=clock, session_ttl=ttl) as app:
@@ -442,9 +443,7 @@ async def test_answer_that_came_before_the_deadline_counts_though_nobody_was_the
         assert await (await app.get("one")).result() == [7]
 
 
-async def test_withdrawn_activity_takes_no_answer_and_the_inbox_row_goes(
-    shared: SqliteStorage, make_app: MakeApp
-) -> None:
+async def test_withdrawn_activity_takes_no_answer_and_the_inbox_row_goes(shared: Storage, make_app: MakeApp) -> None:
     async with make_app(StorageProxy(shared).storage) as app:
         handle = await app.start(outside_withdrawn(), id="one")
         token = await token_of(app)
@@ -453,7 +452,7 @@ async def test_withdrawn_activity_takes_no_answer_and_the_inbox_row_goes(
             await asyncio.sleep(0.001)
         kinds = await kinds_of(app)
         await app.complete_activity(token, 7)
-        while await shared._reader.read(lambda c: list(c.execute("SELECT * FROM messages"))):
+        while await rows_of(shared, "SELECT * FROM messages"):
             await asyncio.sleep(0.001)
         assert await kinds_of(app) == kinds
         await app.send(go_on, "end", to="one")
@@ -517,14 +516,14 @@ async def outside_undone() -> None:
     raise ValueError("no deal")
 
 
-async def test_token_of_an_earlier_run_is_of_no_use_in_the_next(shared: SqliteStorage, make_app: MakeApp) -> None:
+async def test_token_of_an_earlier_run_is_of_no_use_in_the_next(shared: Storage, make_app: MakeApp) -> None:
     async with make_app(StorageProxy(shared).storage) as app:
         handle = await app.start(outside_recurring(0), id="one")
         await until(lambda: world.tokens)
         await app.send(go_on, "recur", to="one")
         await until(lambda: len(world.tokens) > 1)
         await app.complete_activity(world.tokens[0], 1)
-        while await shared._reader.read(lambda c: list(c.execute("SELECT * FROM messages"))):
+        while await rows_of(shared, "SELECT * FROM messages"):
             await asyncio.sleep(0.001)
         await app.complete_activity(world.tokens[1], 2)
         assert await handle.result() == 2

@@ -12,7 +12,7 @@ import pytest
 
 from romancy import WorkflowBlockedError, activity, patched, recur, workflow
 from romancy.core.definitions import Workflow
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.protocol import Storage
 
 from .conftest import MakeApp
 from .faults import OffsetClock, StorageProxy
@@ -106,7 +106,7 @@ async def test_run_keeps_the_new_path_from_build_to_build(database: str, make_ap
 
 
 async def test_build_that_took_over_an_owner_that_died_keeps_the_old_path(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
     old, new = deployments("first_turn_killed", old_code, patched_code)
     dying = StorageProxy(shared)

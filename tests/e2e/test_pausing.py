@@ -25,7 +25,6 @@ from romancy import (
 )
 from romancy.core.records import Entry, Mail, Status
 from romancy.storage.protocol import Storage
-from romancy.storage.sqlite import SqliteStorage
 
 from .conftest import MakeApp
 from .faults import Fault, MeddlingStorage, OffsetClock, StorageProxy, insist
@@ -114,7 +113,7 @@ async def send_and_act(number: int) -> list[Any]:
 @pytest.mark.parametrize("commit", [1, 2, 3])
 @pytest.mark.parametrize("number", [0, 1, 2])
 async def test_nothing_begins_when_a_pause_comes_before_a_commit_and_nothing_is_lost(
-    make_app: MakeApp, shared: SqliteStorage, number: int, commit: int
+    make_app: MakeApp, shared: Storage, number: int, commit: int
 ) -> None:
     storage = MeddlingStorage(shared)
     async with make_app(storage.storage) as app:
@@ -145,7 +144,7 @@ async def test_nothing_begins_when_a_pause_comes_before_a_commit_and_nothing_is_
 
 
 async def test_pause_that_comes_before_a_run_is_blocked_holds_until_it_is_taken_back(
-    make_app: MakeApp, shared: SqliteStorage
+    make_app: MakeApp, shared: Storage
 ) -> None:
     is_mended = False
 
@@ -219,7 +218,7 @@ async def receive_three() -> list[str]:
 
 
 async def test_messages_keep_their_order_though_the_clock_was_set_back(
-    make_app: MakeApp, shared: SqliteStorage, clock: OffsetClock
+    make_app: MakeApp, shared: Storage, clock: OffsetClock
 ) -> None:
     async with make_app(StorageProxy(shared).storage, clock=clock) as app:
         handle = await app.start(receive_three(), id="one")
@@ -283,7 +282,7 @@ async def try_receive_first() -> str | None:
 
 
 async def test_run_that_is_paused_before_its_first_turn_begins_with_what_has_come(
-    make_app: MakeApp, shared: SqliteStorage
+    make_app: MakeApp, shared: Storage
 ) -> None:
     storage = PausingStorage(shared)
     settings = {"poll_interval": timedelta(milliseconds=10)}

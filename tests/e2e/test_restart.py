@@ -16,7 +16,7 @@ from romancy import (
     activity_info,
     workflow,
 )
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.protocol import Storage
 
 from .conftest import MakeApp
 from .faults import OffsetClock, StallingStorage, StorageProxy
@@ -91,7 +91,7 @@ async def test_restart_and_purge_of_a_running_instance_are_refused(make_app: Mak
 
 @pytest.mark.parametrize("way", ["purge", "restart"])
 async def test_late_result_message_and_cancel_do_not_reach_the_successor(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp, way: str
+    shared: Storage, clock: OffsetClock, make_app: MakeApp, way: str
 ) -> None:
     stalling = StallingStorage(shared)
     async with (

@@ -12,7 +12,7 @@ import pytest
 from romancy import App, RetryPolicy, activity, activity_info, complete_later, workflow
 from romancy.core.events import EventKind
 from romancy.core.records import Entry
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.protocol import Storage
 from romancy.worker.hot import HotRun
 
 from .conftest import MakeApp
@@ -112,7 +112,7 @@ async def in_hand_file() -> str:
 @pytest.mark.parametrize("is_repeated", [False, True], ids=["completed", "failed"])
 @pytest.mark.parametrize("is_paused", [False, True], ids=["going on", "paused"])
 async def test_hand_over_of_an_attempt_that_was_answered_meanwhile_is_dropped(
-    shared: SqliteStorage, make_app: MakeApp, caplog: pytest.LogCaptureFixture, is_paused: bool, is_repeated: bool
+    shared: Storage, make_app: MakeApp, caplog: pytest.LogCaptureFixture, is_paused: bool, is_repeated: bool
 ) -> None:
     caplog.set_level(logging.CRITICAL, "romancy")
     meddled: list[bool] = []

@@ -22,7 +22,7 @@ from romancy import (
     activity_info,
     workflow,
 )
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.protocol import Storage
 
 from .conftest import MakeApp
 from .faults import FaultyStorage, OffsetClock, StorageProxy
@@ -199,9 +199,7 @@ async def test_retry_after_delays_the_next_attempt(make_app: MakeApp) -> None:
     assert attempts == [1, 2]
 
 
-async def test_attempts_and_back_off_survive_restarts(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
-) -> None:
+async def test_attempts_and_back_off_survive_restarts(shared: Storage, clock: OffsetClock, make_app: MakeApp) -> None:
     for expected in (1, 2, 3):
         tried.clear()
         async with make_app(StorageProxy(shared).storage, clock=clock, session_ttl=timedelta(hours=9)) as app:
@@ -221,7 +219,7 @@ async def test_attempts_and_back_off_survive_restarts(
 
 
 async def test_crash_in_a_body_does_not_reset_its_attempts(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
     process = FaultyStorage(shared)
     async with make_app(process.storage, clock=clock, grace=timedelta(0)) as app:

@@ -24,7 +24,7 @@ from romancy import (
     saga,
     workflow,
 )
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.protocol import Storage
 
 from .conftest import MakeApp
 from .faults import Fault, OffsetClock, StorageProxy, insist
@@ -158,7 +158,7 @@ async def dying_steps() -> None:
 
 
 async def test_worker_that_never_ran_the_activities_goes_on_with_the_compensations(
-    shared: SqliteStorage, clock: OffsetClock, hot_limit: int
+    shared: Storage, clock: OffsetClock, hot_limit: int
 ) -> None:
     async with App(StorageProxy(shared).storage, clock=clock, hot_limit=hot_limit, grace=timedelta(0)) as app:
         handle = await app.start(dying_steps(), id="dying")

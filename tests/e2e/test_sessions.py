@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from romancy import App, activity, workflow
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.protocol import Storage
 
 from .conftest import MakeApp
 from .faults import OffsetClock, StallingStorage, StorageProxy
@@ -56,7 +56,7 @@ async def session_work(what: str) -> list[str]:
 
 
 async def test_session_declared_dead_commits_nothing_and_its_worker_goes_on(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
     async with make_app(StorageProxy(shared).storage, clock=clock, poll_interval=_SOON) as app:
         handle = await app.start(session_work("tea"), id="tea")
@@ -76,7 +76,7 @@ async def test_session_declared_dead_commits_nothing_and_its_worker_goes_on(
 
 
 async def test_session_of_a_stalled_worker_leaves_nothing_after_ownership_has_moved(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
     stalled = StallingStorage(shared)
     async with make_app(stalled.storage, clock=clock, poll_interval=_SOON) as first:
@@ -96,7 +96,7 @@ async def test_session_of_a_stalled_worker_leaves_nothing_after_ownership_has_mo
 
 
 async def test_session_that_can_not_be_renewed_is_given_up_while_its_bodies_run(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
     async with make_app(
         StorageProxy(shared).storage, clock=clock, poll_interval=_SOON, session_ttl=timedelta(seconds=1)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-import sqlite3
 import threading
 from collections import Counter
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +15,7 @@ from romancy import App, Channel, NoAppError, activity, workflow
 
 from .conftest import MakeApp
 from .processes import running
+from .tables import rows_at
 
 pytestmark = pytest.mark.anyio
 
@@ -69,17 +68,15 @@ async def shutdown_many() -> list[str]:
     return await asyncio.gather(*(shutdown_threaded(f"thread {n}") for n in range(10)))
 
 
-def owned(path: Path) -> tuple[int, int]:
+async def owned(database: str) -> tuple[int, int]:
     """Count the sessions, and the instances that somebody owns."""
-    with sqlite3.connect(path) as connection:
-        (sessions,) = connection.execute("SELECT count(*) FROM sessions").fetchone()
-        (instances,) = connection.execute("SELECT count(*) FROM instances WHERE session IS NOT NULL").fetchone()
-    connection.close()
-    return sessions, instances
+    instances = "SELECT count(*) FROM instances WHERE session IS NOT NULL"
+    ((sessions,),), ((owned,),) = await rows_at(database, "SELECT count(*) FROM sessions", instances)
+    return sessions, owned
 
 
 @pytest.mark.parametrize("what", ["ends", "hangs"])
-async def test_sigterm_leaves_nothing(tmp_path: Path, database: str, hot_limit: int, what: str) -> None:
+async def test_sigterm_leaves_nothing(database: str, hot_limit: int, what: str) -> None:
     flags = ("-X", "dev", "-W", "error")
     async with running("serve.py", database, hot_limit, what, flags=flags) as process:
         await process.expect("ready")
@@ -88,15 +85,13 @@ async def test_sigterm_leaves_nothing(tmp_path: Path, database: str, hot_limit: 
         assert await process.end() == 0, process.errors
         assert process.errors == ""
         assert printed == [*(["endless is told to stop"] if what == "hangs" else []), "left:"]
-    assert owned(tmp_path / "test.db") == (0, 0)
+    assert await owned(database) == (0, 0)
     async with App(database, worker=False) as app:
         kinds = [event.activity_id for event in await (await app.get("0")).history()]
     assert sorted(kinds, key=str) == ["1:serve_quick", "2:serve_threaded"]
 
 
-async def test_leaving_the_block_lets_bodies_end_and_records_them(
-    tmp_path: Path, database: str, make_app: MakeApp
-) -> None:
+async def test_leaving_the_block_lets_bodies_end_and_records_them(database: str, make_app: MakeApp) -> None:
     app = make_app(database)
     async with app:
         await app.start(shutdown_work("tea"), id="tea")
@@ -104,20 +99,20 @@ async def test_leaving_the_block_lets_bodies_end_and_records_them(
         await begun.wait()
         asyncio.get_running_loop().call_later(0.05, may_end.set)
     assert bodies == {"begun tea": 1, "ended tea": 1}
-    assert owned(tmp_path / "test.db") == (0, 0)
+    assert await owned(database) == (0, 0)
     async with make_app(database) as app:
         assert await (await app.get("tea")).result() == ["tea", "tea"]
     assert bodies == {"begun tea": 1, "ended tea": 1, "next tea": 1}
 
 
 async def test_body_that_does_not_end_in_time_is_cancelled_and_runs_again_at_the_next_start(
-    tmp_path: Path, database: str, make_app: MakeApp
+    database: str, make_app: MakeApp
 ) -> None:
     async with make_app(database, grace=timedelta(milliseconds=50)) as app:
         await app.start(shutdown_work("tea"), id="tea")
         await begun.wait()
     assert bodies == {"begun tea": 1}
-    assert owned(tmp_path / "test.db") == (0, 0)
+    assert await owned(database) == (0, 0)
     may_end.set()
     async with make_app(database) as app:
         handle = await app.get("tea")
@@ -139,9 +134,7 @@ async def test_leaving_the_block_leaves_no_task_and_no_thread(make_app: MakeApp)
     assert set(threading.enumerate()) == threads
 
 
-async def test_leaving_the_block_by_an_exception_leaves_nothing_either(
-    tmp_path: Path, database: str, make_app: MakeApp
-) -> None:
+async def test_leaving_the_block_by_an_exception_leaves_nothing_either(database: str, make_app: MakeApp) -> None:
     threads, tasks = set(threading.enumerate()), asyncio.all_tasks()
     may_end.set()
 
@@ -155,12 +148,12 @@ async def test_leaving_the_block_by_an_exception_leaves_nothing_either(
         await fail()
     assert asyncio.all_tasks() == tasks
     assert set(threading.enumerate()) == threads
-    assert owned(tmp_path / "test.db") == (0, 0)
+    assert await owned(database) == (0, 0)
 
 
 @pytest.mark.parametrize("cancels", [1, 3])
 async def test_cancelling_the_task_that_leaves_the_block_leaves_nothing_either(
-    tmp_path: Path, database: str, make_app: MakeApp, cancels: int
+    database: str, make_app: MakeApp, cancels: int
 ) -> None:
     threads, tasks = set(threading.enumerate()), asyncio.all_tasks()
     is_left = asyncio.Event()
@@ -183,12 +176,10 @@ async def test_cancelling_the_task_that_leaves_the_block_leaves_nothing_either(
     assert bodies == {"begun tea": 1, "ended tea": 1}
     assert asyncio.all_tasks() == tasks
     assert set(threading.enumerate()) == threads
-    assert owned(tmp_path / "test.db") == (0, 0)
+    assert await owned(database) == (0, 0)
 
 
-async def test_cancelling_the_task_inside_the_block_closes_the_app(
-    tmp_path: Path, database: str, make_app: MakeApp
-) -> None:
+async def test_cancelling_the_task_inside_the_block_closes_the_app(database: str, make_app: MakeApp) -> None:
     async def serve() -> None:
         async with make_app(database) as app:
             await app.start(shutdown_work("tea"), id="tea")
@@ -200,7 +191,7 @@ async def test_cancelling_the_task_inside_the_block_closes_the_app(
     serving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await serving
-    assert owned(tmp_path / "test.db") == (0, 0)
+    assert await owned(database) == (0, 0)
 
 
 async def test_result_awaited_while_the_app_closes_ends(make_app: MakeApp) -> None:

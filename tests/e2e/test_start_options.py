@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from romancy import App, Channel, WorkflowCancelledError, activity, now, workflow
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.protocol import Storage
 
 from .conftest import MakeApp
 from .faults import Fault, OffsetClock, StorageProxy, insist
@@ -145,7 +145,7 @@ async def start_notes(name: str) -> None:
     await letters.receive()
 
 
-async def test_higher_priority_is_claimed_first(shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp) -> None:
+async def test_higher_priority_is_claimed_first(shared: Storage, clock: OffsetClock, make_app: MakeApp) -> None:
     async with make_app(StorageProxy(shared).storage, worker=False, clock=clock) as client:
         for name, priority in (("a", 0), ("b", -2), ("c", 2), ("d", 1), ("e", 2), ("f", -1), ("g", 0)):
             handle = await client.start(start_notes(name), id=name, priority=priority)

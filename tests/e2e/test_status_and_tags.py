@@ -21,7 +21,7 @@ from romancy import (
     workflow,
 )
 from romancy.core.records import Entry
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.protocol import Storage
 
 from .conftest import MakeApp
 from .faults import Fault, MeddlingStorage, OffsetClock, insist
@@ -121,7 +121,7 @@ async def test_status_and_tags_are_as_undisturbed_whichever_storage_call_fails(
 
 
 async def test_turn_writes_status_and_tags_once_and_a_replay_does_not(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
     written: list[object] = []
 
@@ -140,7 +140,7 @@ async def test_turn_writes_status_and_tags_once_and_a_replay_does_not(
 
 
 async def test_cold_run_that_only_waits_does_not_show_again_what_it_showed(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
     written: list[object] = []
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from romancy import Channel, WorkflowFailedError, workflow
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.protocol import Storage
 
 from .conftest import MakeApp
 from .faults import StorageProxy
+from .tables import rows_of
 
 pytestmark = pytest.mark.anyio
 
@@ -19,11 +19,6 @@ news: Channel[int] = Channel("subscriptions.news", int)
 jobs: Channel[str] = Channel("subscriptions.jobs", str)
 stop: Channel[None] = Channel("subscriptions.stop", type(None))
 letters: Channel[str] = Channel("subscriptions.letters", str)
-
-
-async def rows_of(shared: SqliteStorage, table: str) -> list[Any]:
-    """Read a whole table."""
-    return await shared._reader.read(lambda connection: connection.execute(f"SELECT * FROM {table}").fetchall())
 
 
 @workflow(name="subscriptions_take")
@@ -64,14 +59,14 @@ async def enter_twice() -> list[str]:
     return [type(found).__name__ for found in entered]
 
 
-async def test_subscription_is_entered_once_even_at_the_same_time(make_app: MakeApp, shared: SqliteStorage) -> None:
+async def test_subscription_is_entered_once_even_at_the_same_time(make_app: MakeApp, shared: Storage) -> None:
     async with make_app(StorageProxy(shared).storage) as app:
         handle = await app.start(enter_twice(), id="one")
         while "subscribed" not in [event.kind for event in await handle.history()]:
             await asyncio.sleep(0.002)
         while not (await handle.info()).waiting_on:
             await asyncio.sleep(0.002)
-        assert await rows_of(shared, "subscriptions") == []
+        assert await rows_of(shared, "SELECT * FROM subscriptions") == []
         await handle.send(stop, None)
         assert await handle.result() == ["Subscription", "RuntimeError"]
 
@@ -84,10 +79,8 @@ async def send_at_once() -> None:
         group.create_task(news.subscribe().__aenter__())
 
 
-async def test_run_that_a_failed_send_ends_fails_though_more_was_asked_for(
-    make_app: MakeApp, shared: SqliteStorage
-) -> None:
+async def test_run_that_a_failed_send_ends_fails_though_more_was_asked_for(make_app: MakeApp, shared: Storage) -> None:
     async with make_app(StorageProxy(shared).storage) as app:
         with pytest.raises(WorkflowFailedError, match="unhandled errors in a TaskGroup"):
             await app.run(send_at_once())
-        assert await rows_of(shared, "subscriptions") == []
+        assert await rows_of(shared, "SELECT * FROM subscriptions") == []

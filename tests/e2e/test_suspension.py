@@ -14,7 +14,7 @@ import pytest
 
 from romancy import App, Channel, InstanceInfo, activity, is_suspend_signal, workflow
 from romancy.core.definitions import Workflow
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.protocol import Storage
 
 from .conftest import MakeApp
 from .faults import OffsetClock, StorageProxy
@@ -259,7 +259,7 @@ async def begins_by_sleeping() -> str:
 
 
 async def test_run_that_sleeps_before_its_first_event_wakes_in_another_process(
-    shared: SqliteStorage, clock: OffsetClock, hot_limit: int
+    shared: Storage, clock: OffsetClock, hot_limit: int
 ) -> None:
     async with App(StorageProxy(shared).storage, clock=clock, hot_limit=hot_limit) as app:
         handle = await app.start(begins_by_sleeping(), id="sleeper")

@@ -24,7 +24,7 @@ from romancy import (
     activity_info,
     workflow,
 )
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.protocol import Storage
 from romancy.worker import activities as bodies
 
 from .conftest import MakeApp
@@ -77,7 +77,7 @@ async def stubborn() -> str:
 
 @workflow
 async def endure(kind: str) -> list[object]:
-    limits: dict[str, Any] = {kind: 0.02}
+    limits: dict[str, Any] = {kind: 0.1}
     try:
         return [await stubborn.options(**limits)()]
     except ActivityTimedOutError as exc:
@@ -288,7 +288,7 @@ async def come_back_late() -> str:
 
 
 async def test_attempt_that_comes_due_after_total_timeout_is_not_begun(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
     ttl = timedelta(hours=9)
     async with make_app(StorageProxy(shared).storage, clock=clock, session_ttl=ttl) as app:

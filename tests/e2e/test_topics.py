@@ -25,6 +25,7 @@ from romancy import (
 from .conftest import MakeApp
 from .faults import Fault, OffsetClock, insist
 from .sweep import Scenario, act, begin, events_of, outcome_of, sweep
+from .tables import rows_of
 
 pytestmark = pytest.mark.anyio
 
@@ -120,6 +121,8 @@ async def test_holder_that_closes_gives_back_what_it_has_not_read(make_app: Make
         await holder.pause()  # it is handed what comes next, and does not read it
         for job in ("a", "b", "end"):
             await app.publish(jobs, job)
+        while not await rows_of(app.client.storage, "SELECT key FROM messages"):
+            await asyncio.sleep(0.002)
         if end == "terminate":
             await holder.terminate()
         elif end == "leave":

@@ -31,6 +31,7 @@ from romancy.storage.sqlite import SqliteStorage
 from .conftest import MakeApp
 from .transactional import (
     AT_ONCE,
+    Dialect,
     bodies,
     forget,
     look,
@@ -52,10 +53,10 @@ may_end = asyncio.Event()
 
 
 @pytest.fixture(autouse=True)
-def fresh_world() -> None:
+def fresh_world(request: pytest.FixtureRequest) -> None:
     global begun, may_end
     begun, may_end = asyncio.Event(), asyncio.Event()
-    forget()
+    forget(request)
 
 
 async def put(db: Connection) -> str:
@@ -133,7 +134,7 @@ async def tx_buy(what: str) -> str:
 @tx_buy.compensation(transactional=True, retry=AT_ONCE)
 async def tx_give_back(bought: str, what: str) -> None:
     starts["back"] += 1
-    await connection().execute("DELETE FROM tx WHERE text = ?", (bought,))
+    await connection().execute(f"DELETE FROM tx WHERE text = {Dialect.parameter}", (bought,))
     await write(connection(), f"{what} was given back")
     if starts["back"] == 1:
         raise ConnectionError
@@ -154,18 +155,18 @@ async def test_compensation_may_be_transactional(make_app: MakeApp) -> None:
     assert starts == {"back": 2}
 
 
-async def test_rows_commit_with_the_result(make_app: MakeApp, database: str, tmp_path: Path) -> None:
+async def test_rows_commit_with_the_result(make_app: MakeApp, database: str) -> None:
     seen: list[object] = []
 
     async def body(db: Connection) -> str:
         await write(db, "tea")
-        seen.append(look(tmp_path / "test.db"))
+        seen.append(await look(database))
         return "done"
 
     bodies["tea"] = body
     async with make_app(database) as app:
         assert await work(app, "tea") == ["done"]
-        assert look(tmp_path / "test.db") == (["tea"], 1)
+        assert await look(database) == (["tea"], 1)
     assert seen == [([], 0)]
     assert starts == {"tea": 1}
 
@@ -363,7 +364,7 @@ async def test_statement_that_takes_too_long_is_interrupted(make_app: MakeApp) -
 @pytest.mark.parametrize("place", ["memory", "file"])
 async def test_others_wait_for_the_transaction_and_go_on(make_app: MakeApp, database: str, place: str) -> None:
     bodies["tea"] = hang
-    async with make_app("sqlite://" if place == "memory" else database) as app:
+    async with make_app("" if place == "memory" else database) as app:
         handle = await app.start(tx_work(["tea"]))
         await begun.wait()
         others = asyncio.gather(app.list(), app.start(tx_work([]), id="other"), handle.status())
@@ -374,6 +375,7 @@ async def test_others_wait_for_the_transaction_and_go_on(make_app: MakeApp, data
         assert await rows(app) == ["tea"]
 
 
+@pytest.mark.parametrize("back_end", ["sqlite"], indirect=True)  # where one writer keeps all others out
 async def test_activity_that_does_not_get_the_database_is_tried_again(database: str, tmp_path: Path) -> None:
     bodies["tea"] = put
     storage = SqliteStorage(database, lock_timeout=timedelta(milliseconds=20))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Awaitable, Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from romancy import (
 )
 
 from .conftest import MakeApp
+from .tables import rows_at
 from .transactional import bodies, forget, rows, starts, work, write
 
 pytestmark = pytest.mark.anyio
@@ -38,8 +37,8 @@ apps: list[App] = []
 
 
 @pytest.fixture(autouse=True)
-def fresh_world() -> None:
-    forget()
+def fresh_world(request: pytest.FixtureRequest) -> None:
+    forget(request)
     apps.clear()
 
 
@@ -126,19 +125,17 @@ async def purge(app: App) -> None:
 ACTS = [start, restart, send, send_many, publish, cancel, pause, unpause, terminate, purge]
 
 
-def targets(path: Path) -> list[Any]:
+async def targets(database: str) -> list[Any]:
     """Return what the database says of the instances that are acted upon, and of topics."""
-    with closing(sqlite3.connect(path)) as db:
-        found: list[Any] = db.execute(
-            "SELECT id, execution_id, status, inbox_seq FROM instances WHERE id LIKE 'target-%' ORDER BY id"
-        ).fetchall()
-        return [*found, *db.execute("SELECT count(*) FROM publications")]
+    acted_upon = "SELECT id, execution_id, status, inbox_seq FROM instances WHERE id LIKE 'target-%' ORDER BY id"
+    found, published = await rows_at(database, acted_upon, "SELECT count(*) FROM publications")
+    return [*found, *published]
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["committed", "rolled back"])
 @pytest.mark.parametrize("act", ACTS, ids=lambda act: act.__name__)
 async def test_call_takes_effect_if_the_activity_commits(
-    make_app: MakeApp, database: str, tmp_path: Path, act: Callable[[App], Awaitable[None]], fails: bool
+    make_app: MakeApp, database: str, act: Callable[[App], Awaitable[None]], fails: bool
 ) -> None:
     async with make_app(database) as app:
         apps.append(app)
@@ -154,12 +151,12 @@ async def test_call_takes_effect_if_the_activity_commits(
 
         async def body(db: Connection) -> None:
             await inside(act, fails=False)(db)
-            seen.append(targets(tmp_path / "test.db"))
+            seen.append(await targets(database))
             if fails:
                 raise NonRetryableError("rolled back")
 
         bodies["act"] = body
-        before = targets(tmp_path / "test.db")
+        before = await targets(database)
         if fails:
             with pytest.raises(WorkflowFailedError, match="rolled back"):
                 await work(app, "act")
@@ -167,9 +164,9 @@ async def test_call_takes_effect_if_the_activity_commits(
             await work(app, "act")
         assert seen == [before]
         if fails:
-            assert targets(tmp_path / "test.db") == before
+            assert await targets(database) == before
         else:
-            assert targets(tmp_path / "test.db") != before
+            assert await targets(database) != before
         assert starts["act"] == 1
         if act is send and not fails:
             assert await waiting.result(timeout=5) == "hello"
@@ -225,7 +222,7 @@ async def test_reading_inside_sees_what_is_not_committed_yet(make_app: MakeApp, 
         ]
 
     bodies["act"] = inside(act)
-    async with make_app("sqlite://" if place == "memory" else database) as app:
+    async with make_app("" if place == "memory" else database) as app:
         apps.append(app)
         await app.run(txjoin_end(), id="ended")
         assert await work(app, "act") == [["pending", ["run_completed"], ["new"], "over", [0]]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from romancy import (
     connection,
     workflow,
 )
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.protocol import Storage
 from romancy.worker.hot import HotRun
 
 from .conftest import MakeApp
@@ -45,12 +44,13 @@ may_end = asyncio.Event()
 
 
 @pytest.fixture(autouse=True)
-def fresh_world() -> None:
+def fresh_world(request: pytest.FixtureRequest) -> None:
     global begun, may_end
     begun, may_end = asyncio.Event(), asyncio.Event()
-    forget()
+    forget(request)
 
 
+@pytest.mark.parametrize("back_end", ["sqlite"], indirect=True)  # PostgreSQL lets others' commits be seen in between
 async def test_bodies_of_many_runs_write_all_their_rows(make_app: MakeApp) -> None:
     def body_of(text: str) -> Callable[[Connection], Awaitable[str]]:
         async def body(db: Connection) -> str:
@@ -72,7 +72,7 @@ async def test_bodies_of_many_runs_write_all_their_rows(make_app: MakeApp) -> No
 
 
 async def test_session_that_is_lost_meanwhile_commits_nothing(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
     async def body(db: Connection) -> str:
         await write(db, "tea")
@@ -91,7 +91,7 @@ async def test_session_that_is_lost_meanwhile_commits_nothing(
         assert await rows(app) == ["tea"]
 
 
-async def test_shutdown_rolls_back_what_does_not_end_in_time(make_app: MakeApp, database: str, tmp_path: Path) -> None:
+async def test_shutdown_rolls_back_what_does_not_end_in_time(make_app: MakeApp, database: str) -> None:
     async def body(db: Connection) -> str:
         await write(db, "tea")
         if starts["tea"] == 1:
@@ -103,14 +103,14 @@ async def test_shutdown_rolls_back_what_does_not_end_in_time(make_app: MakeApp, 
     async with make_app(database, grace=timedelta(0)) as app:
         await app.start(tx_work(["tea"]), id="tea")
         await begun.wait()
-    assert look(tmp_path / "test.db") == ([], 0)
+    assert await look(database) == ([], 0)
     async with make_app(database) as app:
         handle: Handle[Any] = await app.get("tea")
         assert await handle.result() == ["done"]
-    assert look(tmp_path / "test.db") == (["tea"], 1)
+    assert await look(database) == (["tea"], 1)
 
 
-async def test_shutdown_waits_for_what_ends_in_time(make_app: MakeApp, database: str, tmp_path: Path) -> None:
+async def test_shutdown_waits_for_what_ends_in_time(make_app: MakeApp, database: str) -> None:
     async def body(db: Connection) -> str:
         await write(db, "tea")
         begun.set()
@@ -121,7 +121,7 @@ async def test_shutdown_waits_for_what_ends_in_time(make_app: MakeApp, database:
     async with make_app(database) as app:
         await app.start(tx_work(["tea"]))
         await begun.wait()
-    assert look(tmp_path / "test.db") == (["tea"], 1)
+    assert await look(database) == (["tea"], 1)
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -207,7 +207,7 @@ async def test_unpaused_run_does_not_repeat_what_has_committed_meanwhile(make_ap
 @activity(transactional=True, retry=AT_ONCE)
 async def tx_hand_over() -> str:
     starts["hand over"] += 1
-    await connection().execute("INSERT INTO tx VALUES (?)", (complete_later(),))
+    await write(connection(), complete_later())
     return "nobody reads it"
 
 

@@ -24,12 +24,13 @@ from .transactional import (
     write,
 )
 
-pytestmark = pytest.mark.anyio
+# What SQLite says and refuses; on PostgreSQL it is the storage's tests that say it.
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("back_end", ["sqlite"], indirect=True)]
 
 
 @pytest.fixture(autouse=True)
-def fresh_world() -> None:
-    forget()
+def fresh_world(request: pytest.FixtureRequest) -> None:
+    forget(request)
 
 
 async def test_statements_return_rows_and_counts(make_app: MakeApp) -> None:

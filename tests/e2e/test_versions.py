@@ -26,7 +26,7 @@ from romancy import (
 )
 from romancy.core.definitions import Workflow
 from romancy.core.versions import version_key
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.protocol import Storage
 from romancy.worker.settings import WorkerSettings
 
 from .conftest import MakeApp
@@ -402,7 +402,7 @@ async def test_same_build_still_reports_the_block_at_once(database: str, make_ap
 
 
 async def test_old_and_new_build_side_by_side_do_not_fight_over_a_blocked_run(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
     broken, mended = deployments("versions_side_by_side", has_a_typo, works)
 

@@ -12,7 +12,6 @@ import pytest
 from romancy import App, Channel, activity, sleep, workflow
 from romancy.core.records import Entry, InboxKind, Post, PostResult
 from romancy.storage.protocol import Storage
-from romancy.storage.sqlite import SqliteStorage
 
 from .conftest import MakeApp
 from .faults import MeddlingStorage, OffsetClock, StorageProxy
@@ -107,7 +106,7 @@ def post(to: str, body: str, message_id: str) -> Post:
     return Post(to, InboxKind.MESSAGE, letters.name, msgspec.json.encode(body), message_id)
 
 
-async def test_message_posted_during_a_commit_wakes_the_run(shared: SqliteStorage, hot_limit: int) -> None:
+async def test_message_posted_during_a_commit_wakes_the_run(shared: Storage, hot_limit: int) -> None:
     """Post right before, beside, or right after the very commit that parks a run, a thousand times."""
     waiting: dict[int, int] = {}
     posting: list[asyncio.Task[list[PostResult]]] = []
@@ -145,7 +144,7 @@ async def test_message_posted_during_a_commit_wakes_the_run(shared: SqliteStorag
     assert [task.result() for task in posting] == [[PostResult.POSTED]] * INTERLEAVINGS
 
 
-async def test_message_posted_during_a_commit_needs_no_polling(shared: SqliteStorage, hot_limit: int) -> None:
+async def test_message_posted_during_a_commit_needs_no_polling(shared: Storage, hot_limit: int) -> None:
     """What a commit can know of, it tells: nothing here is found by looking now and then."""
     sent: set[int] = set()
 
@@ -174,7 +173,7 @@ async def test_message_of_another_process_wakes_a_waiting_run_quickly(database: 
 
 @pytest.mark.parametrize("is_message_first", [True, False], ids=["message-first", "timer-first"])
 async def test_message_and_due_timer_that_a_claim_finds_agree_on_replay(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp, is_message_first: bool
+    shared: Storage, clock: OffsetClock, make_app: MakeApp, is_message_first: bool
 ) -> None:
     async with make_app(StorageProxy(shared).storage, clock=clock) as app:
         await app.start(letter_or_timer(), id="one")
@@ -190,7 +189,7 @@ async def test_message_and_due_timer_that_a_claim_finds_agree_on_replay(
 
 @pytest.mark.parametrize("is_message_first", [True, False], ids=["message-first", "timer-first"])
 async def test_message_and_due_timer_in_one_batch_agree_on_replay(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp, is_message_first: bool
+    shared: Storage, clock: OffsetClock, make_app: MakeApp, is_message_first: bool
 ) -> None:
     is_held, may_commit = asyncio.Event(), asyncio.Event()
     key = -1
@@ -229,9 +228,7 @@ async def test_message_and_due_timer_in_one_batch_agree_on_replay(
     await both_released(make_app, shared, clock, is_message_first=is_message_first)
 
 
-async def both_released(
-    make_app: MakeApp, shared: SqliteStorage, clock: OffsetClock, *, is_message_first: bool
-) -> None:
+async def both_released(make_app: MakeApp, shared: Storage, clock: OffsetClock, *, is_message_first: bool) -> None:
     """Let the run go on in one process, and replay it in the next."""
     expected = ["letter", "timer"] if is_message_first else ["timer", "letter"]
     async with make_app(StorageProxy(shared).storage, clock=clock):
@@ -258,7 +255,7 @@ async def parked(storage: Storage, id: str) -> None:
 
 @pytest.mark.parametrize("is_in_time", [True, False], ids=["in-time", "late"])
 async def test_message_at_about_the_deadline_is_neither_lost_nor_taken_twice(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp, is_in_time: bool
+    shared: Storage, clock: OffsetClock, make_app: MakeApp, is_in_time: bool
 ) -> None:
     async with make_app(StorageProxy(shared).storage, clock=clock) as app:
         await app.start(letter_in_time(), id="one")

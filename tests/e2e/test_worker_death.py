@@ -9,7 +9,7 @@ import pytest
 
 from romancy import WorkflowBlockedError, activity, activity_info, workflow
 from romancy.core.definitions import Workflow
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.protocol import Storage
 
 from .conftest import MakeApp
 from .faults import FaultyStorage, OffsetClock
@@ -49,7 +49,7 @@ async def death_beside_a_timer() -> int:
 
 @pytest.mark.parametrize("work", [death_alone, death_beside_a_timer], ids=lambda work: work.name)
 async def test_instance_of_a_worker_that_died_in_a_body_is_finished_by_the_next(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp, work: Workflow[[], int]
+    shared: Storage, clock: OffsetClock, make_app: MakeApp, work: Workflow[[], int]
 ) -> None:
     process = FaultyStorage(shared)
     async with make_app(process.storage, clock=clock, grace=timedelta(0)) as app:
@@ -72,7 +72,7 @@ async def test_instance_of_a_worker_that_died_in_a_body_is_finished_by_the_next(
 
 
 async def test_instance_is_taken_over_by_a_worker_that_runs_already(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
     process = FaultyStorage(shared)
     ttl = timedelta(seconds=1)
@@ -89,7 +89,7 @@ async def test_instance_is_taken_over_by_a_worker_that_runs_already(
 
 
 async def test_instance_whose_workers_die_again_and_again_is_blocked(
-    shared: SqliteStorage, clock: OffsetClock, make_app: MakeApp
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
     for _ in range(3):
         process = FaultyStorage(shared)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import closing
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
+import pytest
+
 from romancy import App, Connection, RetryPolicy, activity, connection, workflow
+
+from .tables import rows_at
 
 AT_ONCE = RetryPolicy(initial_interval=timedelta(milliseconds=1))
 BRIEF = timedelta(milliseconds=100)
@@ -20,15 +21,23 @@ starts: Counter[str] = Counter()
 bodies: dict[str, Callable[[Connection], Awaitable[Any]]] = {}
 
 
-def forget() -> None:
+class Dialect:
+    """How SQL is written on the database under test."""
+
+    parameter = "?"
+
+
+def forget(request: pytest.FixtureRequest) -> None:
     """Begin a test."""
     starts.clear()
     bodies.clear()
+    is_postgres = "back_end" in request.fixturenames and request.getfixturevalue("back_end").name == "postgres"
+    Dialect.parameter = "$1" if is_postgres else "?"
 
 
 async def write(db: Connection, text: str) -> None:
     """Add a row; no two of the same text are possible."""
-    await db.execute("INSERT INTO tx (text) VALUES (?)", (text,))
+    await db.execute(f"INSERT INTO tx (text) VALUES ({Dialect.parameter})", (text,))
 
 
 @activity(transactional=True)
@@ -82,8 +91,8 @@ async def rows(app: App) -> list[str]:
     return await app.run(tx_audit())
 
 
-def look(path: Path) -> tuple[list[str], int]:
+async def look(database: str) -> tuple[list[str], int]:
     """Return from outside the process the rows that are committed, and how many results are recorded."""
-    with closing(sqlite3.connect(path)) as db:
-        found = [text for (text,) in db.execute("SELECT text FROM tx ORDER BY text")]
-        return found, db.execute("SELECT count(*) FROM history WHERE activity_id LIKE '%:tx_do'").fetchone()[0]
+    recorded = "SELECT count(*) FROM history WHERE activity_id LIKE '%:tx_do'"
+    found, ((count,),) = await rows_at(database, "SELECT text FROM tx ORDER BY text", recorded)
+    return [text for (text,) in found], count

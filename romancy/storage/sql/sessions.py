@@ -17,9 +17,15 @@ INSERT = Dialects(
     f"INSERT INTO sessions ({names(_COLUMNS)}) VALUES ({_LATER}, $3, $4, $5, $6, $7, $8, {_NOW}) RETURNING id",
 )
 
+_ELDER = "SELECT s.id FROM sessions s WHERE s.expires_at > {} ORDER BY s.id LIMIT 1"
+_WITH_ELDER = "RETURNING ({0}), (SELECT e.process FROM sessions e WHERE e.id = ({0}))"
+
+# With the oldest session of all that are live.
 RENEW = Dialects(
-    "UPDATE sessions SET expires_at = ?1 + ?2 WHERE id = ?3 AND expires_at > ?1",
-    f"UPDATE sessions SET expires_at = {_LATER} WHERE id = $3 AND expires_at > {_NOW}",
+    "UPDATE sessions SET expires_at = ?1 + ?2 WHERE id = ?3 AND expires_at > ?1"
+    f" {_WITH_ELDER.format(_ELDER.format('?1'))}",
+    f"UPDATE sessions SET expires_at = {_LATER} WHERE id = $3 AND expires_at > {_NOW}"
+    f" {_WITH_ELDER.format(_ELDER.format(_NOW))}",
 )
 
 IS_LIVE = Dialects(
