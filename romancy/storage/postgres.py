@@ -104,10 +104,14 @@ class PostgresStorage(SqlStorage[PostgresTransaction]):
             raise StorageError(f"{self.settings.name}: the storage was opened before; make a new one")
         self._was_opened = self._is_open = True
         settings = self.settings
-        await self._transactions.transact(
-            lambda connection: prepare(connection, settings.name, settings.schema, migrate=migrate)
-        )
-        await self._transactions.look(self._measure)
+        try:
+            await self._transactions.transact(
+                lambda connection: prepare(connection, settings.name, settings.schema, migrate=migrate)
+            )
+            await self._transactions.look(self._measure)
+        except BaseException:
+            await self.close()
+            raise
         self._listener.start()
 
     async def close(self) -> None:

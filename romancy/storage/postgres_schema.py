@@ -31,7 +31,7 @@ async def prepare(connection: asyncpg.Connection[Any], name: str, schema: str, *
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
         version = await version_of(connection, name, schema)
         if version < latest:
-            is_there = await connection.fetchval("SELECT to_regnamespace($1) IS NOT NULL", schema)
+            is_there = await connection.fetchval(_SCHEMA, schema) is not None
             await connection.execute(script(schema, after=version, creates_schema=not is_there))
             return
     if version > latest:
@@ -77,4 +77,6 @@ def script(schema: str, *, after: int = 0, creates_schema: bool = True) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_TABLES = "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = to_regnamespace($1)"
+# Not `to_regnamespace`: that it has not found a schema is remembered until the transaction is over.
+_SCHEMA = "SELECT oid FROM pg_namespace WHERE nspname = $1"
+_TABLES = f"SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = ({_SCHEMA})"
