@@ -1,7 +1,7 @@
 """Print the statements that make or update romancy's PostgreSQL schema: ``python -m romancy.storage.migrate``.
 
-For databases where the application's role may not create tables: have what is printed executed by one that may, and open
-the App with ``migrate=False``.
+For databases where the application's role may not create tables: have what is printed executed by one that may, and
+open the App with ``migrate=False``.
 """
 
 from __future__ import annotations

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from romancy.core.records import Accepted, Claims
+from romancy.core.records import Accepted, Claims, Creation, Refused
 from romancy.errors import StorageError
-from romancy.storage import claims
+from romancy.storage import claims, instances
+from romancy.storage.gathering import Gathering
 from romancy.storage.outages import Outages
 from romancy.storage.postgres_clock import ServerClock, monotonic
 from romancy.storage.postgres_connections import Connections
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from romancy.activities.transaction import Scope
     from romancy.core.clock import Clock
-    from romancy.core.records import Entry, Refused, Rejected
+    from romancy.core.records import Entry, Instance, NewInstance, Rejected
     from romancy.storage.sql_storage import Work
     from romancy.storage.tx import Tx
 
@@ -90,6 +91,7 @@ class PostgresStorage(SqlStorage[PostgresTransaction]):
         self._transactions = Transactions(self._connections, self._outages)
         self._listener = Listener(self.settings, self._outages)
         self._guests = Guests(self)
+        self._insert = Gathering(self._insert_all)
         self._was_opened = self._is_open = False
 
     async def open(self, *, migrate: bool = True) -> None:
@@ -121,6 +123,30 @@ class PostgresStorage(SqlStorage[PostgresTransaction]):
         await self._transactions.close()
         await self._listener.close()
         await self._connections.close()
+
+    async def create(self, new: NewInstance, on_conflict: Literal["raise", "attach", "restart"] = "raise") -> Creation:
+        """Create an instance; a restarted one gets a new key. Those that are asked for at one time share a transaction.
+
+        Raises:
+            InstanceAlreadyExistsError: The id is taken, and ``on_conflict`` is ``"raise"``.
+            InstanceRunningError: ``"restart"``, and the instance has not ended.
+        """
+        if await self._joined() is None and (created := await self._insert(new)) is not None:
+            return Creation(created, is_new=True)
+        return await super().create(new, on_conflict)
+
+    async def _insert_all(self, news: Sequence[NewInstance]) -> Sequence[Instance | None]:
+        """Insert what can be, in one transaction; None: not this one, alone it may turn out why."""
+
+        async def work(tx: Tx) -> list[Instance] | Refused:
+            return await tx.attempt(lambda: instances.insert(tx, news))
+
+        inserted = await self._write(work)
+        if isinstance(inserted, Refused):
+            return [None] * len(news)
+        self._listener.notify()
+        found = {instance.execution_id: instance for instance in inserted}
+        return [found.pop(new.execution_id, None) for new in news]
 
     async def claim(self, session: int, definitions: Sequence[tuple[str, str]], build: str, *, limit: int) -> Claims:
         """Take ownership of instances that are due.
