@@ -1,4 +1,4 @@
-"""Recorded activities per second: runs of ten trivial async activities, on SQLite with synchronous=FULL and PostgreSQL."""
+"""Recorded activities per second: runs of ten trivial async activities, with durable commits."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from databases import KINDS, databases
+
 from romancy import App, activity, workflow
 
 if TYPE_CHECKING:

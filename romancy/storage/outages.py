@@ -15,20 +15,20 @@ class Outages:
 
     Args:
         name: Names the database.
+
+    Attributes:
+        cause: Why the database could not be reached when that was last tried; None: it could.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self.cause: BaseException | None = None
         self._since: float | None = None
         self._said = 0.0
 
-    @property
-    def is_on(self) -> bool:
-        """Whether the database could not be reached when that was last tried."""
-        return self._since is not None
-
     def failed(self, error: BaseException) -> None:
         """Note that the database could not be reached, or has broken off."""
+        self.cause = error
         now = time.monotonic()
         if self._since is None:
             self._since = self._said = now
@@ -39,6 +39,7 @@ class Outages:
 
     def succeeded(self) -> None:
         """Note that the database has answered."""
+        self.cause = None
         if self._since is not None:
             _logger.warning("%s: back after %.1f s", self._name, time.monotonic() - self._since)
             self._since = None

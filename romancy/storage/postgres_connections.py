@@ -105,11 +105,14 @@ class Connections:
 
     A connection of which anything is in doubt is thrown away, and with a lost one all that are idle: the next attempt
     is made on a connection that is new.
+
+    Attributes:
+        slots: To be held while a connection is used.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._slots = asyncio.Semaphore(settings.pool_size)
+        self.slots = asyncio.Semaphore(settings.pool_size)
         self._idle: list[asyncpg.Connection[Any]] = []
         self._is_open = True
 
@@ -123,28 +126,27 @@ class Connections:
 
     @contextlib.asynccontextmanager
     async def take(self) -> AsyncGenerator[asyncpg.Connection[Any]]:
-        """Lend a connection; whatever is raised in the block makes it one that is thrown away.
+        """Lend a connection, to whoever has a slot; what is raised in the block makes it one that is thrown away.
 
         Raises:
             StorageError: The storage is closed.
             asyncpg.PostgresError: The server refuses a new connection.
             OSError: It can't be reached, or not in time.
         """
-        async with self._slots:
-            if not self._is_open:
-                raise StorageError(f"{self.settings.name}: the storage is not open; call open() first")
-            connection = await self._get()
-            try:
-                yield connection
-            except BaseException as error:
-                connection.terminate()
-                if is_lost(error):
-                    self.drop()
-                raise
-            if self._is_open and not connection.is_closed() and not connection.is_in_transaction():
-                self._idle.append(connection)
-            else:
-                connection.terminate()
+        if not self._is_open:
+            raise StorageError(f"{self.settings.name}: the storage is not open; call open() first")
+        connection = await self._get()
+        try:
+            yield connection
+        except BaseException as error:
+            connection.terminate()
+            if is_lost(error):
+                self.drop()
+            raise
+        if self._is_open and not connection.is_closed() and not connection.is_in_transaction():
+            self._idle.append(connection)
+        else:
+            connection.terminate()
 
     def drop(self) -> None:
         """Throw away what is idle: the server may have gone."""

@@ -130,19 +130,20 @@ class Transactions:
         clock = asyncio.get_running_loop().time
         limit, pause, contended_since = _ATTEMPT_LIMIT, _FIRST_PAUSE, None
         while True:
-            try:
-                async with self._connections.take() as connection:
-                    is_late = self._outages.is_on and clock() - asked > _ATTEMPT_LIMIT  # others have tried meanwhile
-                    async with asyncio.timeout(0 if is_late else limit):
+            async with self._connections.slots:
+                if (cause := self._outages.cause) is not None and clock() - asked > _ATTEMPT_LIMIT:
+                    raise unreachable(self._name, cause)  # others have tried meanwhile
+                try:
+                    async with self._connections.take() as connection, asyncio.timeout(limit):
                         outcome = await attempt(connection)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                if not is_lost(error):
-                    raise unreachable(self._name, error) from error
-                self._outages.failed(error)
-                if limit == _SECOND_ATTEMPT_LIMIT or clock() - asked > _ATTEMPT_LIMIT + _SECOND_ATTEMPT_LIMIT:
-                    raise unreachable(self._name, error) from error
-                limit = _SECOND_ATTEMPT_LIMIT
-                continue
+                except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                    if not is_lost(error):
+                        raise unreachable(self._name, error) from error
+                    self._outages.failed(error)
+                    if limit == _SECOND_ATTEMPT_LIMIT:
+                        raise unreachable(self._name, error) from error
+                    limit = _SECOND_ATTEMPT_LIMIT
+                    continue
             self._outages.succeeded()
             failure = outcome.error
             if failure is None:

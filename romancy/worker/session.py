@@ -81,7 +81,8 @@ class Session:
                     await asyncio.sleep(min(interval, 1.0))
                     continue
             try:
-                await asyncio.wait_for(self._lost.wait(), interval)
+                async with asyncio.timeout(interval):  # `wait_for` loses a cancellation that comes with the event
+                    await self._lost.wait()
                 continue
             except TimeoutError:
                 pass

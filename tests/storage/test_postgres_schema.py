@@ -123,7 +123,7 @@ async def test_printed_script_is_all_that_a_restricted_role_needs(postgres: Serv
 
 
 async def test_database_that_can_not_be_reached_says_so() -> None:
-    with pytest.raises(StorageError, match="127.0.0.1"):
+    with pytest.raises(StorageError, match=r"127\.0\.0\.1"):
         await PostgresStorage("postgresql://nobody@127.0.0.1:1/none").open()
 
 
