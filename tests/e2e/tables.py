@@ -15,6 +15,16 @@ async def rows_of(storage: Storage, sql: str) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in found]
 
 
+async def execute_at(url: str, sql: str) -> None:
+    """Execute one statement on a database, and commit."""
+    storage = storage_at(url)
+    await storage.open()
+    try:
+        await cast("SqlStorage[Any]", storage)._write(lambda tx: tx.rows(sql))
+    finally:
+        await storage.close()
+
+
 async def rows_at(url: str, *queries: str) -> list[list[tuple[Any, ...]]]:
     """Execute queries on a database that nobody here has open."""
     storage = storage_at(url)

@@ -1,0 +1,19 @@
+"""A worker process, until it is killed: ``worker.py URL``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import timedelta
+
+import tests.chaos.workflows  # noqa: F401 - the definitions
+from romancy import App
+
+
+async def main() -> None:
+    async with App(sys.argv[1], session_ttl=timedelta(seconds=2), max_recoveries=1_000):
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+
+
+asyncio.run(main())
