@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from romancy.core.events import Event
 from romancy.core.records import Claim, Heartbeat, InboxItem, InboxKind, Instance, Mail, Status
-from romancy.storage.sessions import fence
+from romancy.storage.sessions import fence, lost
 from romancy.storage.sql import heartbeats, history, instances, messages
 
 if TYPE_CHECKING:
@@ -34,13 +34,20 @@ def item_of(row: Sequence[Any]) -> InboxItem:
 
 
 async def due(
-    tx: Tx, definitions: Sequence[tuple[str, str]], build: str, *, limit: int
+    tx: Tx, session: int, definitions: Sequence[tuple[str, str]], build: str, *, limit: int
 ) -> tuple[list[int], int | None]:
-    """Find what can be claimed, without claiming it.
+    """Find what a live session can claim, without claiming it.
 
     Returns:
         The keys, best first, and when the next instance is due.
+
+    Raises:
+        SessionLostError: The session is dead.
     """
+    looked = await tx.row(instances.LOOK, tx.present, session)
+    is_live, has_blocked = looked or (False, False)
+    if not is_live:
+        raise lost(session)
     served = json.dumps(sorted(set(definitions)))
     lanes = await tx.rows(instances.LANES, served, tx.now)
     found = [
@@ -48,7 +55,7 @@ async def due(
         for workflow, version, priority, earliest, _ in lanes
         if earliest <= tx.now
     ]
-    if await tx.row(instances.HAS_BLOCKED) is not None:
+    if has_blocked:
         for workflow, version, blocked_by in await tx.rows(instances.BLOCKED_LANES, served, build):
             lane = (workflow, version) if blocked_by is None else (workflow, version, blocked_by)
             statement = instances.BLOCKED_BY_NONE if blocked_by is None else instances.BLOCKED_BY_BUILD

@@ -19,7 +19,6 @@ from romancy.storage.postgres_settings import settings_of
 from romancy.storage.postgres_transaction import PostgresTransaction
 from romancy.storage.postgres_transactions import Transactions
 from romancy.storage.postgres_tx import Plan, PostgresTx
-from romancy.storage.sessions import check
 from romancy.storage.sql_storage import SqlStorage, nobody, spares_nothing
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from romancy.activities.transaction import Scope
     from romancy.core.clock import Clock
-    from romancy.core.records import Entry, Instance, NewInstance, Rejected
+    from romancy.core.records import Elder, Entry, Instance, NewInstance, Rejected
     from romancy.storage.sql_storage import Work
     from romancy.storage.tx import Tx
 
@@ -40,6 +39,7 @@ _SHORTLY = 20_000
 _OFTEN = timedelta(seconds=1)
 _RARELY = timedelta(seconds=10)
 """Where notifications come."""
+_MEASUREMENTS = 3
 _MEASURE = "SELECT clock_timestamp()"
 
 
@@ -160,7 +160,7 @@ class PostgresStorage(SqlStorage[PostgresTransaction]):
             SessionLostError: The session is dead.
         """
         # Looking takes no locks and no transaction: most looks find nothing.
-        keys, next_due = await self._read(lambda tx: _due(tx, session, definitions, build, limit))
+        keys, next_due = await self._read(lambda tx: claims.due(tx, session, definitions, build, limit=limit))
         if not keys:
             return Claims([], next_due)
         found = await self._write(lambda tx: claims.take(tx, session, keys, build))
@@ -181,6 +181,13 @@ class PostgresStorage(SqlStorage[PostgresTransaction]):
         if any(map(_concerns_others, entries, answers)):
             self._listener.notify()
         return answers
+
+    async def _renew(self, session: int, ttl: timedelta) -> tuple[Elder, int | None]:
+        sent = monotonic()
+        elder, server = await super()._renew(session, ttl)
+        if server is not None:
+            self._server_clock.measured(server, sent, monotonic())
+        return elder, server
 
     async def close_session(self, session: int) -> None:
         """End the session and free what it owns, claimable at once where it was due. Safe to call twice."""
@@ -242,9 +249,10 @@ class PostgresStorage(SqlStorage[PostgresTransaction]):
 
     async def _measure(self, connection: asyncpg.Connection[Any]) -> None:
         await connection.fetchval(_MEASURE)  # the first time it is parsed, and looked up
-        sent = monotonic()
-        server = await connection.fetchval(_MEASURE)
-        self._server_clock.measured(server, sent, monotonic())
+        for _ in range(_MEASUREMENTS):
+            sent = monotonic()
+            server = await connection.fetchval(_MEASURE)
+            self._server_clock.measured(server, sent, monotonic())
 
     async def _write(self, work: Work[T]) -> T:
         plan = Plan()
@@ -274,15 +282,3 @@ def _concerns_others(entry: Entry, answer: Accepted | Rejected | Refused) -> boo
         return False
     is_left = entry.is_freed or entry.status.is_closed
     return bool(is_left or answer.recipients or answer.has_topics or answer.ended)
-
-
-async def _due(
-    tx: Tx, session: int, definitions: Sequence[tuple[str, str]], build: str, limit: int
-) -> tuple[list[int], int | None]:
-    """Find what can be claimed by a session that is live.
-
-    Raises:
-        SessionLostError: It is dead.
-    """
-    await check(tx, session)
-    return await claims.due(tx, definitions, build, limit=limit)

@@ -7,6 +7,8 @@ import time
 from romancy.core.clock import SystemClock
 
 _NANOSECONDS = 1000
+_DRIFT = 1_000
+"""One microsecond in so many is what two good clocks may differ by at most."""
 _PATIENCE = 60_000_000
 """Microseconds after which an older measurement is not better for having been quicker."""
 
@@ -15,7 +17,9 @@ class ServerClock:
     """Tell a server's time: what it said last, and what has passed since by this machine's monotonic clock.
 
     So a clock that is set wrong here, or is set while we run, changes nothing. Of several measurements that whose
-    answer came quickest counts, until it is a minute old. Before the first one it is the machine's clock.
+    answer came quickest counts, until it is a minute old or a later one shows that it is wrong: that the server's clock
+    was set, or this machine slept, or the process was stopped while it measured. Before the first one it is the
+    machine's clock.
     """
 
     def __init__(self) -> None:
@@ -36,8 +40,15 @@ class ServerClock:
             received: `monotonic` when it had answered.
         """
         error = (received - sent) // 2
-        if self._offset is None or error <= self._error or received - self._measured_at > _PATIENCE:
-            self._offset = server - sent - error
+        offset = server - sent - error
+        age = received - self._measured_at
+        if (
+            self._offset is None
+            or error <= self._error
+            or age > _PATIENCE
+            or abs(offset - self._offset) > error + self._error + age // _DRIFT
+        ):
+            self._offset = offset
             self._error = error
             self._measured_at = received
 

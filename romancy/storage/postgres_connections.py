@@ -11,7 +11,7 @@ import asyncpg
 
 from romancy.errors import StorageError
 from romancy.storage.outages import explain
-from romancy.storage.postgres_errors import is_lost
+from romancy.storage.postgres_errors import RAISED, is_lost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -96,6 +96,10 @@ def _limit_silence(connection: asyncpg.Connection[Any]) -> None:
     found = None if transport is None else transport.get_extra_info("socket")
     if found is None or found.family not in {socket.AF_INET, socket.AF_INET6}:
         return
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, seconds in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            found.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(COMMAND_LIMIT * 1000))
 
@@ -160,7 +164,7 @@ class Connections:
         for connection in idle:
             try:
                 await connection.close(timeout=1)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except RAISED:
                 connection.terminate()
 
     async def _get(self) -> asyncpg.Connection[Any]:

@@ -20,6 +20,9 @@ LOST = (
 )
 """The connection is of no use any more, or never was: the next one may be."""
 
+RAISED = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""Everything that asyncpg raises."""
+
 CONTENDED = (
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,

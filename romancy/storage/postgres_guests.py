@@ -9,6 +9,7 @@ import asyncpg
 
 from romancy.errors import NonRetryableError
 from romancy.storage.postgres_connections import CONNECT_LIMIT, unreachable
+from romancy.storage.postgres_errors import RAISED
 from romancy.storage.postgres_guest import Prepared
 from romancy.storage.postgres_transaction import Guest, PostgresTransaction
 
@@ -73,7 +74,7 @@ class Guests:
             connection: asyncpg.Connection[Any] = await asyncpg.connect(
                 dsn, timeout=CONNECT_LIMIT, server_settings={"application_name": "romancy activity"}
             )
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except RAISED as error:
             raise unreachable(self._settings.name, error) from error
         return Guest(connection, Prepared(connection))
 
@@ -90,7 +91,7 @@ class Guests:
         try:
             async with asyncio.timeout(CONNECT_LIMIT):
                 await guest.connection.execute(_RESET)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except RAISED:
             guest.connection.terminate()
         else:
             self._idle.append(guest)

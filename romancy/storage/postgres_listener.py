@@ -6,18 +6,19 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
-
 from romancy.storage.postgres_connections import connect
+from romancy.storage.postgres_errors import RAISED
 
 if TYPE_CHECKING:
+    import asyncpg
+
     from romancy.storage.outages import Outages
     from romancy.storage.postgres_settings import Settings
 
 # In seconds.
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 5.0
-_CHECK_EVERY = 10.0
+_CHECK_EVERY = 60.0
 _SHORTEST_INTERVAL = 0.002
 _KEEPALIVES = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
 
@@ -84,7 +85,7 @@ class Listener:
                 pause = _FIRST_PAUSE
                 self._has_changed.set()
                 await self._tell(connection)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except RAISED as error:
                 self._outages.failed(error)
             finally:
                 self._is_listening = False

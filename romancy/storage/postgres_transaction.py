@@ -14,7 +14,7 @@ from romancy.core.records import Accepted, Refused, Undone
 from romancy.errors import NonRetryableError, SessionLostError, StorageError
 from romancy.storage import commit, postgres_guard
 from romancy.storage.postgres_connections import unreachable
-from romancy.storage.postgres_errors import CONTENDED, is_lost
+from romancy.storage.postgres_errors import CONTENDED, RAISED, is_lost
 from romancy.storage.postgres_guest import GuestTx, Prepared
 from romancy.storage.postgres_transactions import TryAgainError
 
@@ -99,7 +99,7 @@ class PostgresTransaction:
             self._search_path = await guest.connection.fetchval("SHOW search_path") or "''"
         except BaseException as error:
             self._end(None, is_sound=False)
-            if isinstance(error, OSError | TimeoutError | asyncpg.PostgresError | asyncpg.InterfaceError):
+            if isinstance(error, RAISED):
                 raise unreachable(self._settings.name, error) from error
             raise
 
@@ -123,7 +123,7 @@ class PostgresTransaction:
         async def job(guest: Guest) -> T:
             try:
                 return await self._engine_s(guest, work)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except RAISED as error:
                 raise unreachable(self._settings.name, error) from error
 
         return await self._submit(job)
@@ -239,7 +239,7 @@ class PostgresTransaction:
             return answer
         except SessionLostError:
             raise
-        except (StorageError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (StorageError, *RAISED) as error:
             if not self.ended.done() and not is_lost(error) and not guest.connection.is_closed():
                 return Undone(error)
             raise
@@ -252,7 +252,7 @@ class PostgresTransaction:
             self._timer.cancel()
         try:
             await guest.connection.execute("COMMIT")
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except RAISED as error:
             if not is_lost(error):  # a constraint that is checked only now: certainly not committed
                 return Undone(error)
             self._end(None, is_sound=False)
@@ -262,7 +262,7 @@ class PostgresTransaction:
 
     async def _undo(self, guest: Guest) -> None:
         is_sound = False
-        with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with contextlib.suppress(*RAISED):
             async with asyncio.timeout(_ROLLBACK_LIMIT):
                 await guest.connection.execute("ROLLBACK")
             is_sound = True

@@ -6,13 +6,13 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
 
-import asyncpg
-
 from romancy.storage.postgres_connections import unreachable
-from romancy.storage.postgres_errors import CONTENDED, is_lost
+from romancy.storage.postgres_errors import CONTENDED, RAISED, is_lost
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
+
+    import asyncpg
 
     from romancy.storage.outages import Outages
     from romancy.storage.postgres_connections import Connections
@@ -136,7 +136,7 @@ class Transactions:
                 try:
                     async with self._connections.take() as connection, asyncio.timeout(limit):
                         outcome = await attempt(connection)
-                except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                except RAISED as error:
                     if not is_lost(error):
                         raise unreachable(self._name, error) from error
                     self._outages.failed(error)
@@ -153,6 +153,6 @@ class Transactions:
                 await asyncio.sleep(pause * random.uniform(0, 1))
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 continue
-            if isinstance(failure, (TryAgainError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+            if isinstance(failure, (TryAgainError, *RAISED)):
                 raise unreachable(self._name, failure) from failure
             raise failure

@@ -25,17 +25,12 @@ async def fence(tx: Tx, session: int) -> None:
         SessionLostError: It is not.
     """
     if await tx.row(sessions.FENCE, tx.present, session) is None:
-        raise SessionLostError(f"session {session} has expired or was closed: it owns nothing any more")
+        raise lost(session)
 
 
-async def check(tx: Tx, session: int) -> None:
-    """Make sure that a session is live now, which it may not be for long.
-
-    Raises:
-        SessionLostError: It is not.
-    """
-    if await tx.row(sessions.IS_LIVE, tx.present, session) is None:
-        raise SessionLostError(f"session {session} has expired or was closed: it owns nothing any more")
+def lost(session: int) -> SessionLostError:
+    """Make the error that says that a session is dead."""
+    return SessionLostError(f"session {session} has expired or was closed: it owns nothing any more")
 
 
 async def open_session(tx: Tx, info: SessionInfo, ttl: int) -> int:
@@ -54,8 +49,11 @@ async def open_session(tx: Tx, info: SessionInfo, ttl: int) -> int:
     return cast("tuple[int]", found)[0]
 
 
-async def renew_session(tx: Tx, session: int, ttl: int) -> Elder:
+async def renew_session(tx: Tx, session: int, ttl: int) -> tuple[Elder, int | None]:
     """Let a session live for so many microseconds from now, by one statement.
+
+    Returns:
+        The oldest live session, and the clock of the server, if there is one.
 
     Raises:
         SessionLostError: It was declared dead or has expired.
@@ -63,8 +61,8 @@ async def renew_session(tx: Tx, session: int, ttl: int) -> Elder:
     found = await tx.row(sessions.RENEW, tx.present, ttl, session)
     if found is None:
         raise SessionLostError(f"session {session} has expired or was closed: it can't be renewed")
-    elder, process = found
-    return Elder(session, "") if elder is None else Elder(elder, process)
+    elder, process, *clock = found
+    return Elder(session, "") if elder is None else Elder(elder, process), clock[0] if clock else None
 
 
 async def close_session(tx: Tx, session: int) -> None:
@@ -83,9 +81,9 @@ async def free_strays(tx: Tx, session: int, held: Sequence[int], starting: Seque
 
 async def dead_sessions(tx: Tx, is_gone: Callable[[str], bool]) -> tuple[list[int], list[int]]:
     """Find the sessions that have expired or whose processes have ended, and of these the latter."""
-    gone = [session for session, process in await tx.rows(sessions.PROCESSES) if is_gone(process)]
-    expired = {session for (session,) in await tx.rows(sessions.EXPIRED, tx.present)}
-    return sorted(expired.union(gone)), sorted(gone)
+    found = await tx.rows(sessions.ALL, tx.present)
+    gone = [session for session, process, _ in found if process and is_gone(process)]
+    return sorted({session for session, _, is_expired in found if is_expired}.union(gone)), gone
 
 
 async def reap_sessions(tx: Tx, dead: Sequence[int], gone: Sequence[int]) -> int:
@@ -102,14 +100,14 @@ async def reap_sessions(tx: Tx, dead: Sequence[int], gone: Sequence[int]) -> int
     return freed
 
 
-async def block_unserved(tx: Tx, due_before: int, is_spared: Callable[[str, str], bool]) -> int:
-    """Block what no live session serves; return how many instances were blocked."""
+async def unserved(tx: Tx, is_spared: Callable[[str, str], bool]) -> list[tuple[str, str, int, bytes]]:
+    """Find the definitions that no live session serves, with their instances' priorities and the reason to give."""
     served = {
         (workflow, version)
         for (definitions,) in await tx.rows(sessions.LIVE_DEFINITIONS, tx.present)
         for workflow, version in json.loads(definitions)
     }
-    blocked = 0
+    found: list[tuple[str, str, int, bytes]] = []
     async for workflow, version, priority in _lanes(tx):
         if (workflow, version) in served or is_spared(workflow, version):
             continue
@@ -117,6 +115,14 @@ async def block_unserved(tx: Tx, due_before: int, is_spared: Callable[[str, str]
         besides = f" (there are workers for its versions {', '.join(map(repr, others))})" if others else ""
         message = f"no worker serves workflow {workflow!r}, version {version!r}{besides}; deploy one that does"
         reason = encode_failure(Failure("romancy.errors:WorkflowBlockedError", message))
+        found.append((workflow, version, priority, reason))
+    return found
+
+
+async def block(tx: Tx, lanes: Sequence[tuple[str, str, int, bytes]], due_before: int) -> int:
+    """Block what nobody serves; return how many instances were blocked."""
+    blocked = 0
+    for workflow, version, priority, reason in lanes:
         blocked += await tx.run(instances.BLOCK, reason, workflow, version, priority, due_before)
     return blocked
 

@@ -137,6 +137,9 @@ class SqlStorage(ABC, Generic[J]):
         Raises:
             SessionLostError: It was declared dead or has expired; it can't come back.
         """
+        return (await self._renew(session, ttl))[0]
+
+    async def _renew(self, session: int, ttl: timedelta) -> tuple[Elder, int | None]:
         return await self._write_at_once(lambda tx: sessions.renew_session(tx, session, ttl // _MICROSECOND))
 
     async def close_session(self, session: int) -> None:
@@ -166,7 +169,8 @@ class SqlStorage(ABC, Generic[J]):
         Returns:
             How many were blocked.
         """
-        return await self._write(lambda tx: sessions.block_unserved(tx, due_before, is_spared))
+        lanes = await self._read(lambda tx: sessions.unserved(tx, is_spared))
+        return await self._write(lambda tx: sessions.block(tx, lanes, due_before)) if lanes else 0
 
     async def prune(self, *, archives: timedelta | None, deliveries: timedelta | None, limit: int) -> int:
         """Remove closed runs and ids of delivered messages that have been kept for long enough, the oldest first.

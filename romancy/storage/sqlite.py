@@ -126,7 +126,7 @@ class SqliteStorage(SqlStorage[SqliteTransaction]):
         """
 
         async def work(tx: Tx) -> Claims:
-            keys, next_due = await claims.due(tx, definitions, build, limit=limit)
+            keys, next_due = await claims.due(tx, session, definitions, build, limit=limit)
             return Claims(await claims.take(tx, session, keys, build), next_due)
 
         return await self._write(work)

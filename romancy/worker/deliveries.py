@@ -44,7 +44,8 @@ class Deliveries:
     async def read_for_ever(self, session_id: Callable[[], int | None]) -> None:
         """Read the inboxes of owned instances, as far as they have not been seen."""
         while True:
-            await self._wait_for(self.mail_wanted)
+            if not await self._wait_for(self.mail_wanted) and not len(self._hot):
+                continue
             session = session_id()
             if session is None:
                 continue
@@ -60,10 +61,13 @@ class Deliveries:
                 if run is not None and run.execution_id == mail.execution_id:
                     self._turns.mail(run, mail.items, mail.inbox_seq, mail.status)
 
-    async def hand_out_for_ever(self, on_reached: Callable[[Iterable[int]], None]) -> None:
-        """Put published messages into inboxes; any worker may do it for all."""
+    async def hand_out_for_ever(
+        self, on_reached: Callable[[Iterable[int]], None], is_on_duty: Callable[[], bool]
+    ) -> None:
+        """Put published messages into inboxes: whoever hears of some, and who is on duty what nobody has heard of."""
         while True:
-            await self._wait_for(self.topics_wanted)
+            if not await self._wait_for(self.topics_wanted) and not is_on_duty():
+                continue
             try:
                 handed = await self._storage.hand_out(limit=_PORTION)
             except StorageError as exc:
@@ -75,11 +79,13 @@ class Deliveries:
             if handed.has_more:
                 self.topics_wanted.set()
 
-    async def _wait_for(self, event: asyncio.Event) -> None:
+    async def _wait_for(self, event: asyncio.Event) -> bool:
+        """Wait for an event, but not for ever; return whether it came."""
         try:
             interval = self._interval or self._storage.poll_interval
             async with asyncio.timeout(max(interval.total_seconds(), _SHORTEST_PAUSE)):
                 await event.wait()
         except TimeoutError:
-            pass
+            return False
         event.clear()
+        return True

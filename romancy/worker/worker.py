@@ -176,7 +176,7 @@ class Worker:
         self._spawn(lambda: keep_pruning(self._storage, *kept, self._session.is_on_duty))
         self._spawn(self._claim_for_ever)
         self._spawn(lambda: self._deliveries.read_for_ever(lambda: self._session.id))
-        self._spawn(lambda: self._deliveries.hand_out_for_ever(self.mail_expected))
+        self._spawn(lambda: self._deliveries.hand_out_for_ever(self.mail_expected, self._session.is_on_duty))
         self._spawn(self._tidy_for_ever)
         self._spawn(self._heartbeats.write_for_ever)
 

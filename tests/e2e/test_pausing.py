@@ -288,7 +288,12 @@ async def test_run_that_is_paused_before_its_first_turn_begins_with_what_has_com
 ) -> None:
     storage = PausingStorage(shared)
     settings = {"poll_interval": timedelta(milliseconds=10)}
-    async with make_app(StorageProxy(shared).storage, worker=False) as client, make_app(storage.storage, **settings):
+    async with (
+        make_app(StorageProxy(shared).storage, worker=False) as client,
+        make_app(storage.storage, **settings) as app,
+    ):
+        assert app.worker is not None
+        app.worker.changed()
         await storage.is_looking.wait()
         handle = await client.start(try_receive_first(), id="one", delay=0.05)
         await handle.send(letters, "hello")

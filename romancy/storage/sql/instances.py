@@ -5,6 +5,7 @@ from __future__ import annotations
 from romancy.core.records import Instance, Status
 from romancy.storage.rows import Advance, Opening, Reach, Row, Settlement
 from romancy.storage.sql import Batch, Dialects, insert, names, rows, update
+from romancy.storage.sql.sessions import IS_LIVE
 
 _COLUMNS = names(Instance.__struct_fields__)
 
@@ -211,7 +212,11 @@ DUE_IN_LANE = (
     " ORDER BY wake_at, key LIMIT ?"
 )
 
-HAS_BLOCKED = f"SELECT 1 FROM instances WHERE {_IS_BLOCKED} LIMIT 1"
+# Whether a session is live, and whether anything is blocked.
+LOOK = Dialects(
+    f"SELECT EXISTS ({IS_LIVE.sqlite}), EXISTS (SELECT 1 FROM instances WHERE {_IS_BLOCKED})",
+    f"SELECT EXISTS ({IS_LIVE.postgres}), EXISTS (SELECT 1 FROM instances WHERE {_IS_BLOCKED})",
+)
 
 BLOCKED_LANES = _of_definitions(f"""
   builds (workflow, version, build) AS (

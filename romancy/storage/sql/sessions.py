@@ -20,12 +20,12 @@ INSERT = Dialects(
 _ELDER = "SELECT s.id FROM sessions s WHERE s.expires_at > {} ORDER BY s.id LIMIT 1"
 _WITH_ELDER = "RETURNING ({0}), (SELECT e.process FROM sessions e WHERE e.id = ({0}))"
 
-# With the oldest session of all that are live.
+# With the oldest session of all that are live, and what a server's clock says.
 RENEW = Dialects(
     "UPDATE sessions SET expires_at = ?1 + ?2 WHERE id = ?3 AND expires_at > ?1"
     f" {_WITH_ELDER.format(_ELDER.format('?1'))}",
     f"UPDATE sessions SET expires_at = {_LATER} WHERE id = $3 AND expires_at > {_NOW}"
-    f" {_WITH_ELDER.format(_ELDER.format(_NOW))}",
+    f" {_WITH_ELDER.format(_ELDER.format(_NOW))}, clock_timestamp()",
 )
 
 IS_LIVE = Dialects(
@@ -36,11 +36,10 @@ IS_LIVE = Dialects(
 # KEY SHARE: whoever declares the session dead has to wait or to pass over, and its renewal need not.
 FENCE = Dialects(IS_LIVE.sqlite, f"{IS_LIVE.postgres} FOR KEY SHARE")
 
-EXPIRED = Dialects(
-    "SELECT id FROM sessions WHERE expires_at <= ?", f"SELECT id FROM sessions WHERE expires_at <= {_NOW}"
+ALL = Dialects(
+    "SELECT id, process, expires_at <= ? FROM sessions ORDER BY id",
+    f"SELECT id, process, expires_at <= {_NOW} FROM sessions ORDER BY id",
 )
-
-PROCESSES = "SELECT id, process FROM sessions WHERE process <> ''"
 
 # Those whose transactions are under way are left for later, and so are those that were renewed since they were found.
 DYING = Dialects(
