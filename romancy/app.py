@@ -69,6 +69,7 @@ class App:
         max_recoveries: int = 20,
         codec: Codec | None = None,
         clock: Clock | None = None,
+        instance_retention: timedelta | None = None,
         archive_retention: timedelta | None = timedelta(days=30),
         message_retention: timedelta | None = timedelta(days=7),
         retry: RetryPolicy | None = None,
@@ -95,8 +96,10 @@ class App:
             max_recoveries: How often a worker may die under an instance before it is blocked.
             codec: How payloads become bytes; by default JSON by msgspec.
             clock: The time; by default the storage's: this machine's with SQLite, the server's with PostgreSQL.
+            instance_retention: How long an instance that has ended is kept, with its history; then it is purged, and
+                its id is free. None: for ever.
             archive_retention: How long the history of a run that `recur` has closed stays readable; None: for ever.
-                Every worker of a database removes what is older than its own setting says.
+                The worker that has this duty for all removes what is older than its own setting says.
             message_retention: For how long a ``message_id`` is recognised: a message that repeats it later is delivered
                 again. And for how long what is published to a channel waits for its first subscriber. None: for ever.
             retry: The policy of activities that have none of their own.
@@ -129,6 +132,7 @@ class App:
             grace=grace,
             poll_interval=poll_interval,
             max_recoveries=max_recoveries,
+            instance_retention=_checked_retention(instance_retention, "instance_retention"),
             archive_retention=_checked_retention(archive_retention, "archive_retention"),
             message_retention=_checked_retention(message_retention, "message_retention"),
             retry=retry or RetryPolicy(),

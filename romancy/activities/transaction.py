@@ -94,8 +94,8 @@ class Connection:
         """Execute one statement and return all that it returns.
 
         Args:
-            sql: One statement, with ``?`` or ``:name`` for its parameters.
-            parameters: A sequence for ``?``, a mapping for ``:name``.
+            sql: One statement, with ``?`` or ``:name`` for its parameters on SQLite, and ``$1`` on PostgreSQL.
+            parameters: A sequence, or a mapping for ``:name``.
         """
         return await (await self._scope.begin()).execute(sql, _copied(parameters))
 
@@ -134,10 +134,10 @@ def connection() -> Connection:
     From this call on, what the activity and its child tasks ask of the same `App` (``start``, ``send``, ``cancel``,
     ``get``, ...) belongs to the transaction too: an instance that is started here exists when the activity commits.
 
-    While the transaction is open nothing else can write to the database, and the activity's own run does not go on,
-    so it is bounded (``transaction_limit`` of the `App`, 2 seconds by default): then it is rolled back, and what the
-    activity still does with it raises `StorageError`. Do what is slow before the first statement. Foreign keys are as
-    SQLite has them by default: not enforced.
+    While the transaction is open nothing else can write to a SQLite database, and the activity's own run does not go
+    on, so it is bounded (``transaction_limit`` of the `App`, 2 seconds by default): then it is rolled back, and what
+    the activity still does with it raises `StorageError`. Do what is slow before the first statement. SQLite does not
+    enforce foreign keys here, as by its default.
 
     With `complete_later` the transaction commits when the attempt is handed over; what comes of it is a result of its
     own, and an attempt that fails later has committed its SQL.

@@ -262,6 +262,11 @@ async def _purge(tx: Tx, target: Instance) -> None:
         raise InstanceRunningError(
             f"instance {target.id!r} has not ended: it is {target.status.name.lower()}; terminate it first"
         )
+    await delete(tx, target.key)
+
+
+async def delete(tx: Tx, key: int) -> None:
+    """Delete all that is known of an instance, which has ended and is locked."""
     for statement in (
         history.DELETE,
         archives.DELETE,
@@ -273,4 +278,4 @@ async def _purge(tx: Tx, target: Instance) -> None:
         tags.DELETE,
         instances.DELETE,
     ):
-        await tx.run(statement, target.key)
+        await tx.run(statement, key)

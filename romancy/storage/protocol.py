@@ -291,10 +291,18 @@ class Storage(Protocol):
         """
         ...
 
-    async def prune(self, *, archives: timedelta | None, deliveries: timedelta | None, limit: int) -> int:
+    async def prune(
+        self,
+        *,
+        instances: timedelta | None = None,
+        archives: timedelta | None,
+        deliveries: timedelta | None,
+        limit: int,
+    ) -> int:
         """Remove what has been kept for long enough, the oldest first; safe to call from any number of workers.
 
         Args:
+            instances: How long an instance that has ended is kept, with all that is known of it; None: for ever.
             archives: How long the history of a run that recur has closed is kept; None: for ever.
             deliveries: How long the id of a message that was posted or published is kept; None: for ever. After that
                 another message with the id is delivered again. What was published to a channel to which nobody has

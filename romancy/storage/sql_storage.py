@@ -172,19 +172,26 @@ class SqlStorage(ABC, Generic[J]):
         lanes = await self._read(lambda tx: sessions.unserved(tx, is_spared))
         return await self._write(lambda tx: sessions.block(tx, lanes, due_before)) if lanes else 0
 
-    async def prune(self, *, archives: timedelta | None, deliveries: timedelta | None, limit: int) -> int:
-        """Remove closed runs and ids of delivered messages that have been kept for long enough, the oldest first.
+    async def prune(
+        self,
+        *,
+        instances: timedelta | None = None,
+        archives: timedelta | None,
+        deliveries: timedelta | None,
+        limit: int,
+    ) -> int:
+        """Remove ended instances, closed runs and ids of messages that were kept for long enough, the oldest first.
 
         Returns:
             How many rows were removed; less than ``limit`` when nothing is left to remove.
         """
 
         def work(tx: Tx) -> Coroutine[Any, Any, int]:
-            until = [
+            ended_by, archived_by, delivered_by = (
                 _BEGINNING if kept is None else max(tx.now - kept // _MICROSECOND, _BEGINNING)
-                for kept in (archives, deliveries)
-            ]
-            return retention.prune(tx, until[0], until[1], limit)
+                for kept in (instances, archives, deliveries)
+            )
+            return retention.prune(tx, ended_by, archived_by, delivered_by, limit)
 
         return await self._write(work)
 

@@ -25,6 +25,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
         warn_after: How long a turn may hold the event loop before its stack is logged.
         interrupt_after: How long before it is interrupted and its instance blocked.
         max_recoveries: How often an instance's worker may die under it before it is blocked.
+        instance_retention: How long an instance that has ended is kept; None: for ever.
         archive_retention: How long the history of a run that recur has closed is kept; None: for ever.
         message_retention: For how long a message with an id that was delivered is recognised; None: for ever.
         retry: The policy of activities that have none of their own.
@@ -44,6 +45,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     warn_after: timedelta = timedelta(seconds=1)
     interrupt_after: timedelta = timedelta(seconds=3)
     max_recoveries: int = 20
+    instance_retention: timedelta | None = None
     archive_retention: timedelta | None = timedelta(days=30)
     message_retention: timedelta | None = timedelta(days=7)
     retry: RetryPolicy = RetryPolicy()

@@ -172,8 +172,15 @@ class Worker:
                 on_freed=self._claim_wanted.set,
             )
         )
-        kept = (settings.archive_retention, settings.message_retention)
-        self._spawn(lambda: keep_pruning(self._storage, *kept, self._session.is_on_duty))
+        self._spawn(
+            lambda: keep_pruning(
+                self._storage,
+                archives=settings.archive_retention,
+                messages=settings.message_retention,
+                instances=settings.instance_retention,
+                is_on_duty=self._session.is_on_duty,
+            )
+        )
         self._spawn(self._claim_for_ever)
         self._spawn(lambda: self._deliveries.read_for_ever(lambda: self._session.id))
         self._spawn(lambda: self._deliveries.hand_out_for_ever(self.mail_expected, self._session.is_on_duty))

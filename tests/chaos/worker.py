@@ -7,13 +7,11 @@ import sys
 from datetime import timedelta
 
 from romancy import App
-from tests.chaos import workflows
+from tests.chaos.workflows import ALL
 
 
 async def main() -> None:
-    if workflows.outcome_of(0) is None:  # they are defined by being imported
-        raise RuntimeError
-    async with App(sys.argv[1], session_ttl=timedelta(seconds=2), max_recoveries=1_000):
+    async with App(sys.argv[1], workflows=ALL, session_ttl=timedelta(seconds=2), max_recoveries=1_000):
         print("ready", flush=True)
         await asyncio.Event().wait()
 

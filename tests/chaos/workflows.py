@@ -110,6 +110,9 @@ async def books(run: int) -> int:
     return sum([await chaos_book(run, number) for number in range(3)])
 
 
+ALL = (gather_steps, messages, parent, child, rounds, saga, books)
+
+
 def call_of(run: int) -> Call[Any]:
     """Return the workflow call of a run."""
     kinds: list[Callable[[], Call[Any]]] = [

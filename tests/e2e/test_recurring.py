@@ -139,3 +139,11 @@ async def test_unread_messages_go_with_the_next_run_whichever_storage_call_fails
     clock: OffsetClock, hot_limit: int, fault: Fault, is_mortal: bool
 ) -> None:
     await sweep(Scenario([sweep_rounds], play_rounds), clock, hot_limit, fault=fault, is_mortal=is_mortal)
+
+
+async def test_instance_that_has_ended_is_purged_after_its_time(make_app: MakeApp) -> None:
+    async with make_app(instance_retention=timedelta(seconds=1)) as app:
+        handle = await app.start(rounds(0, 0), id="rounds")
+        await handle.result()
+        while [info.id for info in await app.list()]:
+            await asyncio.sleep(0.05)

@@ -34,6 +34,12 @@ LAST_TURN = "SELECT turn FROM history WHERE key = ? AND run = ? ORDER BY seq DES
 
 DELETE = "DELETE FROM history WHERE key = ?"
 
+# Of all runs.
+DELETE_ANY = (
+    "DELETE FROM history WHERE (key, run, seq) IN"
+    " (SELECT key, run, seq FROM history WHERE key = ? ORDER BY run, seq LIMIT ?)"
+)
+
 # The oldest events first, so many at a time: a run may have any number of them.
 DELETE_SOME = (
     "DELETE FROM history WHERE key = ? AND run = ?"

@@ -56,6 +56,8 @@ STATUSES = "SELECT key, status FROM instances WHERE key IN (SELECT value FROM js
 
 DELETE = "DELETE FROM instances WHERE key = ?"
 
+EXPIRED = "SELECT key FROM instances WHERE closed_at <= ? ORDER BY closed_at LIMIT ? /*pg FOR UPDATE SKIP LOCKED */"
+
 
 def listing(
     *, has_workflow: bool, has_statuses: bool, has_prefix: bool, has_custom_status: bool = False, tags: int = 0

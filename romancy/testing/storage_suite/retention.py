@@ -110,6 +110,42 @@ class RetentionSuite(Suite):
         assert (sum(removed), removed[-1]) == (12, 0)  # 9 and 2 events, and that the run is kept
         assert await storage.kept_runs(one.key, before=9, limit=9) == []
 
+    async def test_instances_that_have_ended_are_removed_after_their_time(
+        self, worker: Worker, storage: Storage, clock: AdjustableClock, database: Database
+    ) -> None:
+        await worker.own("open")
+        ended = await recur(worker, await worker.own("ended"))
+        await storage.post([post("ended", "m")])
+        await worker.close(ended)
+        clock.advance(WEEK.total_seconds() - 5 * MINUTE)
+        assert await storage.prune(instances=WEEK, archives=None, deliveries=None, limit=100) == 0
+        clock.advance(6 * MINUTE)
+        assert await storage.prune(instances=None, archives=None, deliveries=None, limit=100) == 0
+        assert await storage.prune(instances=WEEK, archives=None, deliveries=None, limit=100) == 3 + 1
+        assert await storage.get("ended") is None
+        assert await storage.get("open") is not None
+        counts = await database.counts()
+        assert {name: counts[name] for name in ("instances", "history", "archives", "messages", "deliveries")} == {
+            "instances": 1,
+            "history": 0,
+            "archives": 0,
+            "messages": 0,
+            "deliveries": 0,
+        }
+        await worker.create("ended")
+
+    async def test_ended_instances_are_removed_a_little_at_a_time(
+        self, worker: Worker, storage: Storage, clock: AdjustableClock, database: Database
+    ) -> None:
+        for number in range(3):
+            one = await worker.advance(await worker.own(f"x{number}"), *(note(f"{n}:a") for n in range(4)))
+            await worker.close(one)
+        outlive(clock, WEEK)
+        counts = [await storage.prune(instances=WEEK, archives=None, deliveries=None, limit=4) for _ in range(6)]
+        assert all(count <= 4 for count in counts)
+        assert (sum(counts), counts[-1]) == (3 * (5 + 1), 0)
+        assert await database.count("instances") == 0
+
     async def test_kept_runs_are_read_in_pages_the_newest_first(self, worker: Worker, storage: Storage) -> None:
         one = await worker.own("x")
         for _ in range(5):

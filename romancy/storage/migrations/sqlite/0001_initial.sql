@@ -67,6 +67,9 @@ CREATE INDEX instances_mail ON instances (session)
 CREATE INDEX instances_custom_status ON instances (custom_status)
   WHERE custom_status IS NOT NULL;
 
+CREATE INDEX instances_closed ON instances (closed_at)
+  WHERE closed_at IS NOT NULL;
+
 -- What instances are found by; the row holds the same tags for reading.
 CREATE TABLE tags (
   key INTEGER NOT NULL,
