@@ -81,15 +81,16 @@ class Waiters:
     def instance_changed(self, key: int, status: Status, payload: bytes | None) -> None:
         """Note that this process has ended or blocked an instance."""
         ended = Ended(status, payload)
-        waiters = self._waiters.get(key)
-        if waiters:
-            for waiter in waiters:
-                waiter.ended = ended
-                waiter.event.set()
+        self._wake(key, ended)
         if status.is_closed and len(payload or b"") <= _KEPT_BYTES:
             self._lately[key] = ended
             if len(self._lately) > _KEPT:
                 self._lately.popitem(last=False)
+
+    def _wake(self, key: int, ended: Ended) -> None:
+        for waiter in self._waiters.get(key, ()):
+            waiter.ended = ended
+            waiter.event.set()
 
     def look_again(self, key: int) -> None:
         """Have those who wait for an instance ask the database how it stands."""
@@ -101,17 +102,18 @@ class Waiters:
         self._lately.pop(key, None)
 
     async def poll(self) -> None:
-        """Look at all awaited instances once, in one query."""
+        """Look at all awaited instances once, in one query, which also tells how those have ended that have."""
         keys = list(self._waiters)
         if not keys:
             return
         try:
-            statuses = await self._storage.statuses(keys)
+            standings = await self._storage.standings(keys)
         except StorageError as exc:
             _logger.warning("looking at awaited instances failed, trying again: %s", exc)
             return
         for key in keys:
-            status = statuses.get(key)
-            if status is None or status.is_closed or status is Status.BLOCKED:
-                for waiter in self._waiters.get(key, ()):
-                    waiter.event.set()
+            standing = standings.get(key)
+            if standing is None or standing.status is Status.BLOCKED:
+                self.look_again(key)
+            elif standing.status.is_closed:
+                self._wake(key, Ended(standing.status, standing.payload, (standing.workflow, standing.version)))

@@ -146,6 +146,15 @@ class Elder(msgspec.Struct, frozen=True):
     process: str
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """How an instance stands; with its latest run's workflow and version, and once it has ended, its last payload."""
+
+    status: Status
+    workflow: str
+    version: str
+    payload: bytes | None = None
+
+
 class Claim(msgspec.Struct, frozen=True):
     """An instance that a session now owns, with all that is needed to go on with it.
 

@@ -10,8 +10,9 @@ import msgspec
 from romancy.core.events import Event
 from romancy.core.records import Accepted, Entry, NewInstance, Refused, Rejected
 from romancy.core.requests import Publish, Send, StartChild, Subscribe
-from romancy.storage.decision import decide, has_mail, holds
+from romancy.storage.decision import decide, has_mail
 from romancy.storage.effects import Effects
+from romancy.storage.entries import holds
 from romancy.storage.instances import insert, statuses
 from romancy.storage.rows import ShownRow, SubscriptionRow
 from romancy.storage.sessions import fence

@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
-from romancy.core.events import Event, EventKind, SendOutcome
+from romancy.core.events import Event, SendOutcome
 from romancy.core.records import LEAVE, Accepted, Entry, InboxKind, Rejected, Shown, Status
 from romancy.core.requests import ChildOutcome, Order, ParentClosePolicy, Publish, Send, StartChild, Subscribe
+from romancy.storage.entries import (
+    OUTCOMES,
+    events_of,
+    holds,
+    is_advance,
+    is_freed_already,
+    is_progress,
+    is_recorded,
+)
 from romancy.storage.rows import (
     Advance,
     ArchiveRow,
@@ -60,44 +69,9 @@ class Decision(msgspec.Struct, frozen=True):
     shown: list[tuple[int, Shown]] = []
 
 
-OUTCOMES: dict[type[Request], EventKind] = {
-    Send: EventKind.MESSAGE_SENT,
-    Publish: EventKind.TOPIC_PUBLISHED,
-    Subscribe: EventKind.SUBSCRIBED,
-    StartChild: EventKind.CHILD_STARTED,
-}
-"""The events that the outcomes of requests become."""
-
-
-def is_advance(entry: Entry) -> bool:
-    """Say whether an entry by itself leaves every indexed column as it is."""
-    return entry.status is Status.RUNNING and entry.wake_at == LEAVE and not entry.is_freed
-
-
-def holds(session: int, entry: Entry, row: Row | None) -> bool:
-    """Say whether an entry's instance is where the entry's turn began, and still the session's."""
-    return (
-        row is not None
-        and row.next_seq == entry.seq
-        and row.session == session
-        and row.execution_id == entry.execution_id
-        and row.run == entry.run
-        and row.status < Status.COMPLETED
-    )
-
-
 def has_mail(row: Row | _Draft) -> bool:
     """Say whether an inbox holds something that its owner has not seen and that still matters."""
     return row.status < Status.COMPLETED and row.inbox_seq > row.inbox_seen
-
-
-def events_of(entry: Entry) -> list[HistoryRow]:
-    """Give the events that an entry's turn has noted their places in history."""
-    key, run, turn, stamp = entry.key, entry.run, entry.turn, entry.stamp
-    return [
-        HistoryRow(key, run, seq, turn, stamp, kind, activity_id, payload)
-        for seq, (kind, activity_id, payload) in enumerate(entry.notes, entry.seq)
-    ]
 
 
 def decide(
@@ -233,7 +207,7 @@ class _Batch:
         draft.inbox_seen = max(draft.inbox_seen, entry.inbox_seen)
         if entry.shown is not None:
             self.shown.append((entry.key, entry.shown))
-        if draft.next_seq > entry.seq:
+        if is_progress(entry, self.now):
             draft.recoveries = 0
         return outcomes
 
@@ -245,7 +219,7 @@ class _Batch:
         if row.execution_id != entry.execution_id:
             return Rejected("the instance was started anew")
         events = recorded.get(entry.key, ())
-        if _is_recorded(entry, events) or _is_freed_already(entry, row):
+        if is_recorded(entry, events) or is_freed_already(entry, row):
             return list(events[len(entry.notes) :])
         if row.status >= Status.COMPLETED:
             return Rejected("the instance has ended")
@@ -403,34 +377,3 @@ class _Batch:
 
 _DONE = b"%d" % SendOutcome.SENT
 _json = msgspec.json.Encoder().encode
-
-
-def _is_recorded(entry: Entry, events: Sequence[Event]) -> bool:
-    """Say whether these are the entry's own events, written by an attempt whose acknowledgement was lost."""
-    if not events or len(events) != len(entry.notes) + len(entry.requests):
-        return False
-    if entry.notes:
-        return events[0] == Event(entry.seq, entry.turn, entry.stamp, *entry.notes[0])
-    first = events[0]
-    return (first.seq, first.turn, first.stamp, first.kind, first.activity_id) == (
-        entry.seq,
-        entry.turn + 1,
-        entry.stamp,
-        OUTCOMES[type(entry.requests[0])],
-        entry.requests[0].activity_id,
-    )
-
-
-def _is_freed_already(entry: Entry, row: Row) -> bool:
-    """Say whether an entry without events has freed its instance before.
-
-    Nothing but the owner's own entry frees an instance of a live session and leaves it open.
-    """
-    return (
-        entry.is_freed
-        and not entry.notes
-        and not entry.requests
-        and row.session is None
-        and row.status < Status.COMPLETED
-        and (row.run, row.next_seq) == (entry.run, entry.seq)
-    )

@@ -6,7 +6,17 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from romancy.core.records import Creation, InboxKind, Instance, InstanceFilter, NewInstance, Post, PostResult, Status
+from romancy.core.records import (
+    Creation,
+    InboxKind,
+    Instance,
+    InstanceFilter,
+    NewInstance,
+    Post,
+    PostResult,
+    Standing,
+    Status,
+)
 from romancy.core.requests import ChannelMode
 from romancy.errors import (
     InstanceAlreadyExistsError,
@@ -248,6 +258,12 @@ async def page(tx: Tx, where: InstanceFilter, after: int, limit: int) -> list[In
 async def statuses(tx: Tx, keys: Sequence[int]) -> dict[int, Status]:
     """Read how instances stand; a purged one is missing."""
     return {key: Status(status) for key, status in await tx.rows(instances.STATUSES, list(keys))}
+
+
+async def standings(tx: Tx, keys: Sequence[int]) -> dict[int, Standing]:
+    """Read how instances stand, and how they ended; a purged one is missing."""
+    found = await tx.rows(instances.STANDINGS, list(keys))
+    return {key: Standing(Status(status), *others) for key, status, *others in found}
 
 
 async def _locked(tx: Tx, id: str) -> Row:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from romancy.core.records import Accepted, Claims, Creation, Refused
 from romancy.errors import StorageError
-from romancy.storage import claims, instances
+from romancy.storage import claims, instances, postgres_plain
 from romancy.storage.gathering import Gathering
 from romancy.storage.outages import Outages
+from romancy.storage.plain import NOTHING_ASKED
 from romancy.storage.postgres_clock import ServerClock, monotonic
 from romancy.storage.postgres_connections import Connections
+from romancy.storage.postgres_dialect import fence
 from romancy.storage.postgres_guests import Guests
 from romancy.storage.postgres_listener import Listener
 from romancy.storage.postgres_schema import prepare
@@ -108,7 +110,7 @@ class PostgresStorage(SqlStorage[PostgresTransaction]):
         settings = self.settings
         try:
             await self._transactions.transact(
-                lambda connection: prepare(connection, settings.name, settings.schema, migrate=migrate)
+                lambda connection, _: prepare(connection, settings.name, settings.schema, migrate=migrate)
             )
             await self._transactions.look(self._measure)
         except BaseException:
@@ -163,7 +165,7 @@ class PostgresStorage(SqlStorage[PostgresTransaction]):
         keys, next_due = await self._read(lambda tx: claims.due(tx, session, definitions, build, limit=limit))
         if not keys:
             return Claims([], next_due)
-        found = await self._write(lambda tx: claims.take(tx, session, keys, build))
+        found = await self._write(lambda tx: claims.take(tx, session, keys, build), relying_on=session)
         if len(found) < len(keys) and (next_due is None or next_due > self.clock.now()):
             next_due = self.clock.now() + _SHORTLY
         return Claims(found, next_due)
@@ -177,10 +179,24 @@ class PostgresStorage(SqlStorage[PostgresTransaction]):
         Raises:
             SessionLostError: The session is dead; nothing is written.
         """
-        answers = await super().commit(session, entries)
+        answers = await self._commit(session, entries)
         if any(map(_concerns_others, entries, answers)):
             self._listener.notify()
         return answers
+
+    async def _commit(self, session: int, entries: Sequence[Entry]) -> list[Accepted | Rejected | Refused]:
+        """Write what can be written by one statement so, and everything else in a transaction that decides."""
+        if not entries or not postgres_plain.is_possible(entries):
+            return await super().commit(session, entries)
+
+        async def at_once(tx: Tx) -> set[int]:
+            return await postgres_plain.write(tx, session, entries)
+
+        written = await self._write_at_once(at_once)
+        if len(written) == len(entries):
+            return [NOTHING_ASKED] * len(entries)
+        others = iter(await super().commit(session, [entry for entry in entries if entry.key not in written]))
+        return [NOTHING_ASKED if entry.key in written else next(others) for entry in entries]
 
     async def _renew(self, session: int, ttl: timedelta) -> tuple[Elder, int | None]:
         sent = monotonic()
@@ -254,9 +270,17 @@ class PostgresStorage(SqlStorage[PostgresTransaction]):
             server = await connection.fetchval(_MEASURE)
             self._server_clock.measured(server, sent, monotonic())
 
-    async def _write(self, work: Work[T]) -> T:
+    async def _write(self, work: Work[T], *, relying_on: int | None = None) -> T:
         plan = Plan()
-        return await self._transactions.transact(lambda connection: work(self._tx(connection, plan)))
+
+        async def whole(connection: asyncpg.Connection[Any], status: str) -> T:
+            tx = self._tx(connection, plan)
+            if relying_on is not None:
+                tx.fenced = relying_on, status == "SELECT 1"
+            return await work(tx)
+
+        first = "" if relying_on is None else fence(relying_on, self.present()[1])
+        return await self._transactions.transact(whole, first)
 
     async def _write_at_once(self, work: Work[T]) -> T:
         return await self._read(work)  # which is no different there: each statement commits by itself

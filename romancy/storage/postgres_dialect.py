@@ -6,7 +6,7 @@ import functools
 import re
 from typing import TYPE_CHECKING
 
-from romancy.storage.sql import Dialects
+from romancy.storage.sql import Dialects, sessions, shifted
 
 if TYPE_CHECKING:
     from romancy.storage.sql import Batch
@@ -18,7 +18,6 @@ _IS_ONE_OF = re.compile(r"IN \(SELECT value FROM json_each\((\?\d*)\)\)")
 _EACH_KEY = re.compile(r"json_each\((\?\d*)\) k\b")
 _ORDERED_JOIN = re.compile(r"CROSS JOIN (?=\w+( \w+)? ON )")  # the order of joins is SQLite's affair
 _PARAMETER = re.compile(r"\?(\d*)")
-_NUMBER = re.compile(r"\$(\d+)")
 
 
 @functools.cache
@@ -41,6 +40,13 @@ def translate(statement: Statement) -> str:
     return _PARAMETER.sub(number, text)
 
 
+def fence(session: int, present: int | None) -> str:
+    """Return the statement that makes sure of a session at an instant (None: the server's), without parameters."""
+    instant = "NULL" if present is None else f"timestamptz 'epoch' + {present} * interval '1 microsecond'"
+    text = sessions.FENCE.postgres.replace("$1::timestamptz", instant)
+    return text.replace("$2", str(session))
+
+
 @functools.cache
 def without_waiting(text: str) -> str:
     """Have a statement that locks rows fail where somebody else holds one."""
@@ -55,7 +61,6 @@ def together(batches: tuple[tuple[Batch, int], ...]) -> str:
     parts: list[str] = []
     before = 0
     for index, (batch, count) in enumerate(batches):
-        text = _NUMBER.sub(lambda found, before=before: f"${int(found[1]) + before}", batch.postgres)  # type: ignore[misc]
-        parts.append(f"w{index} AS ({text})")
+        parts.append(f"w{index} AS ({shifted(batch.postgres, before)})")
         before += count
     return f"WITH {', '.join(parts)} SELECT 1"

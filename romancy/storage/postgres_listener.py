@@ -20,7 +20,12 @@ _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 5.0
 _CHECK_EVERY = 60.0
 _SHORTEST_INTERVAL = 0.002
-_KEEPALIVES = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
+_SETTINGS = {
+    "synchronous_commit": "off",  # a notification is written nowhere: there is nothing to flush
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+}
 
 
 class Listener:
@@ -77,7 +82,7 @@ class Listener:
             connection: asyncpg.Connection[Any] | None = None
             try:
                 dsn = self._settings.own_dsn or self._settings.dsn
-                connection = await connect(dsn, server_settings=_KEEPALIVES)
+                connection = await connect(dsn, server_settings=_SETTINGS)
                 self._own_pid = connection.get_server_pid()
                 await connection.add_listener(self._channel, self._heard)
                 self._outages.succeeded()

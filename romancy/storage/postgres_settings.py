@@ -58,10 +58,9 @@ def settings_of(
     Raises:
         StorageError: Something of it can't be understood.
     """
-    parts = urlsplit(url)
+    parts, name = urlsplit(url), without_password(url)
     if parts.scheme not in _SCHEMES:
-        raise StorageError(f"{url}: write postgresql://user:password@host:port/database")
-    name = _without_password(url)
+        raise StorageError(f"{name}: write postgresql://user:password@host:port/database")
     others: list[tuple[str, str]] = []
     for option, value in parse_qsl(parts.query, keep_blank_values=True):
         match option:
@@ -96,7 +95,8 @@ def _switch(name: str, option: str, value: str) -> bool:
         raise StorageError(f"{name}: {option} is {value!r}; write {option}=1 or {option}=0") from None
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """Return a URL as it may be shown."""
     parts = urlsplit(url)
     user, found, host = parts.netloc.rpartition("@")
     query = [(option, "***" if option == "password" else value) for option, value in parse_qsl(parts.query)]

@@ -159,7 +159,7 @@ class PostgresTransaction:
                 except Exception as error:
                     if self.ended.done() and self.ended.result() is not None:
                         raise self._why_over() from error
-                    if is_lost(error) or (error.__cause__ is not None and is_lost(error.__cause__)):
+                    if _is_unsound(guest.connection, error):
                         self._end(unreachable(self._settings.name, error), is_sound=False)
                     raise
 
@@ -292,6 +292,13 @@ class PostgresTransaction:
     def _why_over(self) -> _OverError:
         error = self.ended.result() if self.ended.done() else None
         return _OverError(str(error or f"{self._settings.name}: the transaction of this activity has ended"))
+
+
+def _is_unsound(connection: asyncpg.Connection[Any], error: Exception) -> bool:
+    """Say whether a connection is of no use after an error; of what asyncpg says of a wrong call it knows nothing."""
+    if isinstance(error, asyncpg.InterfaceError):
+        return connection.is_closed()
+    return is_lost(error) or (error.__cause__ is not None and is_lost(error.__cause__))
 
 
 async def _results(connection: asyncpg.Connection[Any], sql: str, rows: Sequence[Parameters]) -> list[SqlResult]:

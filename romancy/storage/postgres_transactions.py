@@ -55,18 +55,23 @@ class Transactions:
         self._writers = asyncio.Semaphore(connections.settings.transactions_at_once)
         self._running: set[asyncio.Task[Any]] = set()
 
-    async def transact(self, work: Work[T]) -> T:
+    async def transact(self, work: Callable[[asyncpg.Connection[Any], str], Awaitable[T]], first: str = "") -> T:
         """Run a callable in a transaction, and commit.
+
+        Args:
+            work: Takes the connection, and how many rows the first statement has found: ``"SELECT 1"``.
+            first: A statement without parameters that goes out with the beginning of the transaction.
 
         Raises:
             StorageError: The database can't be reached, refuses, or others were in the way for too long.
             Exception: What the callable raises; nothing is written.
         """
+        script = f"{self._connections.begin_script}; {first}"
 
         async def attempt(connection: asyncpg.Connection[Any]) -> _Outcome:
-            await connection.execute(self._connections.begin_script)
+            status = await connection.execute(script)
             try:
-                result = await work(connection)
+                result = await work(connection, status)
             except Exception as error:
                 if is_lost(error):
                     raise
@@ -83,14 +88,14 @@ class Transactions:
         return cast("T", await self._run(whole()))
 
     async def look(self, work: Work[T]) -> T:
-        """Run a callable that only reads.
+        """Run a callable of statements each of which may take effect by itself.
 
         Raises:
             StorageError: The database can't be reached or refuses.
             Exception: What the callable raises.
         """
         if self._connections.settings.pooler:
-            return await self.transact(work)
+            return await self.transact(lambda connection, _: work(connection))
 
         async def attempt(connection: asyncpg.Connection[Any]) -> _Outcome:
             try:

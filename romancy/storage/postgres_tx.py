@@ -13,7 +13,7 @@ from romancy.storage.postgres_dialect import together, translate, without_waitin
 from romancy.storage.postgres_errors import REFUSALS
 from romancy.storage.postgres_transactions import TryAgainError
 from romancy.storage.rows import ChannelRow, Row
-from romancy.storage.sql import instances, topics
+from romancy.storage.sql import instances, sessions, topics
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -52,6 +52,9 @@ class PostgresTx:
     Locks are waited for in one order only: instances by their keys, then new instances by their ids, then channels by
     their names, then names that have no channel yet. A lock that is wanted out of that order is taken if nobody has it;
     otherwise the transaction begins again, and takes it in its place. So two transactions never wait for each other.
+
+    Attributes:
+        fenced: The session that was made sure of, and whether it is live; None: none was.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class PostgresTx:
         self._is_waiting = is_waiting
         self._highest: int | None = None
         self._locked: set[int] = set()
+        self.fenced: tuple[int, bool] | None = None
         self._is_past_instances = False
         self._channels_locked: set[str] = set()
         self._names_locked: set[str] = set()
@@ -100,7 +104,7 @@ class PostgresTx:
 
     async def write(self, *batches: tuple[Batch, Sequence[Sequence[object]]]) -> None:
         """Execute batches, in one statement."""
-        asked = [(batch, [list(column) for column in zip(*rows, strict=True)]) for batch, rows in batches if rows]
+        asked = [(batch, arrays(rows, len(rows[0]))) for batch, rows in batches if rows]
         if asked:
             text = together(tuple((batch, len(columns)) for batch, columns in asked))
             await self._execute(text, *(column for _, columns in asked for column in columns))
@@ -108,8 +112,14 @@ class PostgresTx:
     async def insert(self, batch: Batch, rows: Sequence[Sequence[object]]) -> Rows:
         """Execute a batch and return what it returns; instances are locked after it only if nobody has them."""
         self._is_past_instances = True
-        found: Rows = await self._fetch(batch.postgres, *(list(column) for column in zip(*rows, strict=True)))
+        found: Rows = await self._fetch(batch.postgres, *arrays(rows, len(rows[0])))
         return found
+
+    async def fence(self, session: int) -> bool:
+        """Say whether a session is live, and keep it so; that may have been asked for when the transaction began."""
+        if self.fenced is None or self.fenced[0] != session:
+            self.fenced = session, await self.row(sessions.FENCE, self.present, session) is not None
+        return self.fenced[1]
 
     async def lock(self, keys: Iterable[int] = (), ids: Iterable[str] = ()) -> dict[int, Row]:
         """Read and lock instances; what an earlier attempt has wanted later is locked with the first ones."""
@@ -205,6 +215,11 @@ class PostgresTx:
             self._plan.names |= new
             raise TryAgainError("others are making channels that this transaction needs")
         self._names_locked |= new
+
+
+def arrays(rows: Sequence[Sequence[object]], width: int) -> list[list[object]]:
+    """Make an array of each column of rows, which are so wide."""
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
 
 
 def _numbers_of(names: Iterable[str]) -> list[int]:

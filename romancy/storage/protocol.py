@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         Refused,
         Rejected,
         SessionInfo,
-        Status,
+        Standing,
         Undone,
     )
     from romancy.errors import StorageError
@@ -330,8 +330,8 @@ class Storage(Protocol):
         """Read instances with ``key > after``, ordered by key."""
         ...
 
-    async def statuses(self, keys: Sequence[int]) -> dict[int, Status]:
-        """Read how instances stand; a purged one is missing."""
+    async def standings(self, keys: Sequence[int]) -> dict[int, Standing]:
+        """Read how instances stand, and how they ended; a purged one is missing."""
         ...
 
     async def terminate(self, id: str, failure: bytes, *, is_recursive: bool = True) -> Sequence[int]:

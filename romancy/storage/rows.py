@@ -123,6 +123,28 @@ class Settlement(NamedTuple):
     key: int
 
 
+class PlainRow(NamedTuple):
+    """What an entry writes to its own instance if that is as the entry's owner believes."""
+
+    key: int
+    execution_id: int
+    run: int
+    seq: int
+    next_seq: int
+    drained_seq: int
+    is_progress: bool
+    inbox_seen: int
+    is_settlement: bool
+    session: int | None
+    status: int
+    is_waiting_on_written: bool
+    wake_at: int | None
+    waiting_on: bytes | None
+    reason: bytes | None
+    build: str | None
+    closed_at: int | None
+
+
 class Reach(NamedTuple):
     """An instance that only got something into its inbox."""
 

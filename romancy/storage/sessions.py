@@ -24,7 +24,7 @@ async def fence(tx: Tx, session: int) -> None:
     Raises:
         SessionLostError: It is not.
     """
-    if await tx.row(sessions.FENCE, tx.present, session) is None:
+    if not await tx.fence(session):
         raise lost(session)
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         Refused,
         Rejected,
         SessionInfo,
-        Status,
+        Standing,
     )
     from romancy.storage.tx import Tx
 
@@ -84,8 +84,8 @@ class SqlStorage(ABC, Generic[J]):
     transactions_at_once: int
 
     @abstractmethod
-    async def _write(self, work: Work[T]) -> T:
-        """Run a transaction, and commit it."""
+    async def _write(self, work: Work[T], *, relying_on: int | None = None) -> T:
+        """Run a transaction, and commit it; it may rely on a session, which it makes sure of by `Tx.fence`."""
 
     async def _write_at_once(self, work: Work[T]) -> T:
         """Run a transaction of a single statement."""
@@ -269,7 +269,7 @@ class SqlStorage(ABC, Generic[J]):
         Raises:
             SessionLostError: The session is dead; nothing is written.
         """
-        return await self._write(lambda tx: commit.commit(tx, session, entries))
+        return await self._write(lambda tx: commit.commit(tx, session, entries), relying_on=session)
 
     async def hand_out(self, *, limit: int) -> HandedOut:
         """Put published messages into the inboxes of their subscribers; writes nothing where none is published."""
@@ -283,7 +283,7 @@ class SqlStorage(ABC, Generic[J]):
         Raises:
             SessionLostError: The session is dead; nothing is written.
         """
-        await self._write(lambda tx: commit.beat(tx, session, heartbeats))
+        await self._write(lambda tx: commit.beat(tx, session, heartbeats), relying_on=session)
 
     async def mail(self, session: int) -> list[Mail]:
         """Read the inbox rows of owned instances that their owner has not seen, ordered by key and seq."""
@@ -307,9 +307,9 @@ class SqlStorage(ABC, Generic[J]):
 
         return await self._look(work)
 
-    async def statuses(self, keys: Sequence[int]) -> dict[int, Status]:
-        """Read how instances stand; a purged one is missing."""
-        return await self._look(lambda tx: instances.statuses(tx, keys))
+    async def standings(self, keys: Sequence[int]) -> dict[int, Standing]:
+        """Read how instances stand, and how they ended; a purged one is missing."""
+        return await self._look(lambda tx: instances.standings(tx, keys))
 
     async def kept_runs(self, key: int, *, before: int, limit: int) -> list[KeptRun]:
         """Read which of the runs that recur has closed are still kept, of those before a run; the newest first."""

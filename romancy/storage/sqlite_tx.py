@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from romancy.core.records import Refused
 from romancy.storage.rows import ChannelRow, Row
-from romancy.storage.sql import Dialects, instances, topics
+from romancy.storage.sql import Dialects, instances, sessions, topics
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -74,6 +74,10 @@ class SqliteTx:
     async def insert(self, batch: Batch, rows: Sequence[Sequence[object]]) -> Rows:
         """Execute a batch for each row and return what it returns."""
         return [found for row in rows for found in self.connection.execute(batch.sqlite, row)]
+
+    async def fence(self, session: int) -> bool:
+        """Say whether a session is live."""
+        return await self.row(sessions.FENCE, self.present, session) is not None
 
     async def lock(self, keys: Iterable[int] = (), ids: Iterable[str] = ()) -> dict[int, Row]:
         """Read instances; one whose id is only the beginning of what was asked for is not among them."""

@@ -51,6 +51,10 @@ class Tx(Protocol):
         """Execute one batch, in the order of its rows, and return what it returns."""
         ...
 
+    async def fence(self, session: int) -> bool:
+        """Say whether a session is live, and keep it from being declared dead until the transaction is over."""
+        ...
+
     async def lock(self, keys: Iterable[int] = (), ids: Iterable[str] = ()) -> dict[int, Row]:
         """Read instances, by their keys or ids, and keep them from others until the transaction is over."""
         ...

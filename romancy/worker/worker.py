@@ -254,12 +254,14 @@ class Worker:
     def begin_start(self, execution_id: int, workflow: str, version: str) -> int | None:
         """Return the session that is to own a new instance from its creation on; None: it is to be claimed.
 
+        While the worker frees what it owns without knowing, it would free that too.
+
         `end_start` must follow where it is not None.
         """
         session = self._session.id
         if session is None or self._turns.is_draining or (workflow, version) not in self._definitions:
             return None
-        if self._room() <= 0:
+        if self._has_strays or self._room() <= 0:
             return None
         self._starting.add(execution_id)
         return session

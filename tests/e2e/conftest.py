@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import pytest
 
 from romancy import App
+from romancy.storage.postgres import PostgresStorage
 from romancy.storage.protocol import Storage
 from romancy.storage.urls import storage_at
 from romancy.worker import committer, deliveries, worker
@@ -48,6 +49,8 @@ class BackEnd:
         self._folder = folder
         self._server = server
         self._schemas: list[str] = []
+        self.every = 1 if server is None else 3
+        """Which storage calls are let fail in a sweep: every universe takes some tenths of a second on a server."""
 
     def url(self) -> str:
         """Return the URL of a fresh database, which only one storage at a time needs to reach."""
@@ -60,6 +63,14 @@ class BackEnd:
         self._schemas.append(self._server.new_schema())
         # An author's own tables are there too.
         return f"{self._server.dsn}&schema={self._schemas[-1]}&search_path={self._schemas[-1]}"
+
+    def storage(self, clock: OffsetClock) -> Storage:
+        """Make a storage on a fresh database, for several processes of a test that use it through proxies."""
+        if self._server is None:
+            return storage_at(self.url(), clock)
+        # They have one connection to be notified on, and nobody hears of what is told by that. Every connection that is
+        # opened costs as much as all that a short test does on it.
+        return PostgresStorage(self.lasting_url(), clock=clock, listen=False, pool_size=3)
 
     async def clear(self) -> None:
         """Drop what was made on the server."""
@@ -106,9 +117,7 @@ def clock() -> OffsetClock:
 @pytest.fixture
 async def shared(anyio_backend: str, back_end: BackEnd, clock: OffsetClock) -> AsyncIterator[Storage]:
     """A database that several processes of a test use through proxies."""
-    url = back_end.url()
-    # They have one connection to be notified on, and nobody hears of what is told by that.
-    storage = storage_at(f"{url}&listen=0" if back_end.name == "postgres" else url, clock)
+    storage = back_end.storage(clock)
     await storage.open()
     yield storage
     await storage.close()

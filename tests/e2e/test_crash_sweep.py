@@ -13,27 +13,38 @@ from romancy import App, StorageError
 from romancy.storage.protocol import Storage
 
 from . import orders
+from .conftest import BackEnd
 from .faults import Fault, OffsetClock, StorageProxy
 from .orders import order_once
-from .sweep import Scenario, Universe, sweep
+from .sweep import WORLDS, Scenario, Universe, sweep
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_pauses")]
 
 
 @pytest.mark.parametrize("is_out_of_stock", [False, True], ids=["shipped", "compensated"])
 @pytest.mark.parametrize("is_mortal", [False, True], ids=["retried", "restarted"])
+@pytest.mark.parametrize(("back_end", "hot_limit"), WORLDS, indirect=True)
 @pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.value)
-async def test_run_ends_as_undisturbed_whichever_storage_call_fails(
-    clock: OffsetClock, hot_limit: int, fault: Fault, is_mortal: bool, is_out_of_stock: bool
+async def test_run_ends_as_undisturbed_whichever_storage_call_fails(  # noqa: PLR0917 - pytest passes them by name
+    clock: OffsetClock, hot_limit: int, back_end: BackEnd, fault: Fault, is_mortal: bool, is_out_of_stock: bool
 ) -> None:
     scenario = Scenario([orders.sweep_order, orders.sweep_depot], partial(order_once, is_out_of_stock=is_out_of_stock))
-    await sweep(scenario, clock, hot_limit, fault=fault, is_mortal=is_mortal, at_least=15)
+    await sweep(
+        scenario,
+        clock,
+        hot_limit,
+        fault=fault,
+        is_mortal=is_mortal,
+        at_least=15,
+        make=back_end.storage,
+        every=back_end.every,
+    )
 
 
 async def test_claim_whose_acknowledgement_is_lost_is_found_again_by_its_worker(
-    clock: OffsetClock, hot_limit: int
+    clock: OffsetClock, hot_limit: int, back_end: BackEnd
 ) -> None:
-    async with Universe(clock, hot_limit) as universe:
+    async with Universe(clock, hot_limit, back_end.storage) as universe:
         forgetful = ForgetfulStorage(universe.database)
         async with App(
             forgetful.storage,
@@ -60,8 +71,10 @@ class ForgetfulStorage(StorageProxy):
         return result
 
 
-async def test_client_hears_of_ends_after_watching_for_changes_has_failed(clock: OffsetClock, hot_limit: int) -> None:
-    async with Universe(clock, hot_limit) as universe:
+async def test_client_hears_of_ends_after_watching_for_changes_has_failed(
+    clock: OffsetClock, hot_limit: int, back_end: BackEnd
+) -> None:
+    async with Universe(clock, hot_limit, back_end.storage) as universe:
         soon = timedelta(milliseconds=20)
         async with (
             App(StorageProxy(universe.database).storage, clock=clock, hot_limit=hot_limit, poll_interval=soon),
@@ -88,9 +101,9 @@ class UnwatchableStorage(StorageProxy):
 
 @pytest.mark.parametrize("call", ["claim", "commit", "mail", "renew_session", "reap_sessions"])
 async def test_worker_survives_an_error_that_no_storage_should_raise(
-    clock: OffsetClock, hot_limit: int, call: str
+    clock: OffsetClock, hot_limit: int, back_end: BackEnd, call: str
 ) -> None:
-    async with Universe(clock, hot_limit) as universe:
+    async with Universe(clock, hot_limit, back_end.storage) as universe:
         broken = BrokenStorage(universe.database, call)
         ttl = timedelta(seconds=1) if call == "renew_session" else timedelta(seconds=10)
         async with App(

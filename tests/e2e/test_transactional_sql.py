@@ -24,7 +24,7 @@ from .transactional import (
     write,
 )
 
-# What SQLite says and refuses; on PostgreSQL it is the storage's tests that say it.
+# What SQLite says and refuses; for PostgreSQL see test_transactional_sql_postgres.py.
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("back_end", ["sqlite"], indirect=True)]
 
 

@@ -12,8 +12,9 @@ from romancy import App, Channel, Connection, InstanceAlreadyExistsError, RetryP
 from romancy.client.handle import Handle
 from romancy.core import registry
 
+from .conftest import BackEnd
 from .faults import Fault, OffsetClock, insist
-from .sweep import Scenario, act, outcome_of, sweep
+from .sweep import WORLDS, Scenario, act, outcome_of, sweep
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_pauses")]
 
@@ -25,19 +26,33 @@ def the_app() -> App:
     return cast("App", registry.the_open_app("txsweep"))
 
 
-async def write(db: Connection, text: str) -> int:
-    return (await db.execute("INSERT INTO txsweep (text) VALUES (?)", (text,))).lastrowid or 0
+class Dialect:
+    """How SQL is written on the database under test."""
+
+    table = insert = ""
+
+
+@pytest.fixture(autouse=True)
+def dialect(back_end: BackEnd) -> None:
+    is_postgres = back_end.name == "postgres"
+    number = "bigint GENERATED ALWAYS AS IDENTITY" if is_postgres else "INTEGER PRIMARY KEY"
+    Dialect.table = f"CREATE TABLE txsweep (number {number}, text TEXT)"
+    Dialect.insert = f"INSERT INTO txsweep (text) VALUES ({'$1' if is_postgres else '?'})"
+
+
+async def write(db: Connection, text: str) -> None:
+    await db.execute(Dialect.insert, (text,))
 
 
 @activity(transactional=True, retry=_AT_ONCE)
 async def txsweep_prepare() -> None:
-    await connection().execute("CREATE TABLE txsweep (number INTEGER PRIMARY KEY, text TEXT)")
+    await connection().execute(Dialect.table)
 
 
 @activity(transactional=True, retry=_AT_ONCE)
 async def txsweep_write(text: str) -> str:
     db = connection()
-    await db.executemany("INSERT INTO txsweep (text) VALUES (?)", [(f"{text} 1",), (f"{text} 2",)])
+    await db.executemany(Dialect.insert, [(f"{text} 1",), (f"{text} 2",)])
     return text
 
 
@@ -116,9 +131,19 @@ async def play(app: App) -> object:
 
 
 @pytest.mark.parametrize("is_mortal", [False, True], ids=["retried", "restarted"])
+@pytest.mark.parametrize(("back_end", "hot_limit"), WORLDS, indirect=True)
 @pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.value)
 async def test_rows_are_what_is_recorded_whichever_storage_call_fails(
-    clock: OffsetClock, hot_limit: int, fault: Fault, is_mortal: bool
+    clock: OffsetClock, hot_limit: int, back_end: BackEnd, fault: Fault, is_mortal: bool
 ) -> None:
     scenario = Scenario([txsweep_order, txsweep_helper, txsweep_audit], play)
-    await sweep(scenario, clock, hot_limit, fault=fault, is_mortal=is_mortal, at_least=25)
+    await sweep(
+        scenario,
+        clock,
+        hot_limit,
+        fault=fault,
+        is_mortal=is_mortal,
+        at_least=25,
+        make=back_end.storage,
+        every=back_end.every,
+    )

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from romancy import WorkflowBlockedError, activity, activity_info, workflow
+from romancy import Channel, WorkflowBlockedError, activity, activity_info, workflow
 from romancy.core.definitions import Workflow
 from romancy.storage.protocol import Storage
 
 from .conftest import MakeApp
 from .faults import FaultyStorage, OffsetClock
+from .tables import rows_of
 
 pytestmark = pytest.mark.anyio
 
+_DAY = 24 * 3600
+
+letters = Channel("death_letters", str)
+others = Channel("death_others", str)
 keys: list[str] = []
 begun = asyncio.Event()
 may_end = asyncio.Event()
@@ -86,6 +92,43 @@ async def test_instance_is_taken_over_by_a_worker_that_runs_already(
             may_end.set()
             assert await (await other.get("one")).result() == 1
     assert len(keys) == 2
+
+
+@workflow
+async def death_asleep() -> str:
+    """Wait for months, but for a letter."""
+    try:
+        async with asyncio.timeout(100 * _DAY):
+            return await letters.receive()
+    except TimeoutError:
+        return "in vain"
+
+
+async def test_run_that_is_parked_for_months_outlives_any_number_of_owners(
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
+) -> None:
+    for number in range(10):
+        process = FaultyStorage(shared)
+        async with make_app(process.storage, clock=clock, grace=timedelta(0), max_recoveries=2) as app:
+            handle = await app.start(death_asleep(), id="one", on_conflict="attach")
+            # What it does not wait for wakes it all the same: it has an owner again, who dies.
+            await app.send(others, "psst", to="one", message_id=f"{number}")
+            assert app.worker is not None
+            # Asleep in this process's memory, or in the database, having seen what has come.
+            while not ((await handle.info()).waiting_on and (app.worker.hot_count or not await unseen(shared))):
+                await asyncio.sleep(0.005)
+            process.died.set()
+        clock.advance(9 * _DAY)
+    async with make_app(FaultyStorage(shared).storage, clock=clock, max_recoveries=2) as app:
+        handle = await app.get("one")
+        assert await handle.status() == "running"
+        clock.advance(11 * _DAY)
+        assert await handle.result() == "in vain"
+        assert (await handle.info()).recoveries == 0
+
+
+async def unseen(storage: Storage) -> list[tuple[Any, ...]]:
+    return await rows_of(storage, "SELECT key FROM instances WHERE inbox_seq > inbox_seen")
 
 
 async def test_instance_whose_workers_die_again_and_again_is_blocked(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncGenerator
 from urllib.parse import parse_qs, urlsplit
 
 _COMMIT = b"COMMIT"
+_AT_ONCE = re.compile(rb"(__asyncpg_stmt_\w+__)\0\s*WITH fence AS")
+"""Where a statement is prepared that is a commit by itself."""
 _CHUNK = 65_536
 
 
@@ -16,9 +19,9 @@ class Proxy:
 
     Attributes:
         dsn: What clients connect to.
-        commits: How many COMMITs have been passed on.
+        commits: How many commits have been passed on: COMMIT, and statements that are one by themselves.
         is_silent: Keep all connections open and pass nothing on: a black hole.
-        loses_commit: The number of the COMMIT whose answer is lost: the connection is cut before it is passed on.
+        loses_commit: The number of the commit whose answer is lost: the connection is cut before it is passed on.
         is_refusing: Cut every new connection at once.
     """
 
@@ -72,16 +75,19 @@ class Proxy:
     async def _pass_on(
         self, source: asyncio.StreamReader, target: asyncio.StreamWriter, loses_next: asyncio.Event, *, is_up: bool
     ) -> None:
+        at_once: set[bytes] = set()
         with contextlib.suppress(OSError):
             while chunk := await source.read(_CHUNK):
                 while self.is_silent:
                     await asyncio.sleep(0.01)
-                if is_up and _COMMIT in chunk:
+                prepared = set(_AT_ONCE.findall(chunk)) if is_up else set()
+                if is_up and (_COMMIT in chunk or (not prepared and any(name in chunk for name in at_once))):
                     self.commits += 1
                     if self.commits == self.loses_commit:
                         loses_next.set()
                 elif not is_up and loses_next.is_set():
                     break  # it is committed, and nobody hears of it
+                at_once |= prepared
                 target.write(chunk)
                 await target.drain()
         for writer in list(self._writers):

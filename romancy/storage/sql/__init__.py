@@ -10,6 +10,7 @@ What is written for many rows at once is a `Batch`: one execution a row on SQLit
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ TYPES = {
     "inbox_seq": "integer",
     "input": "bytea",
     "is_pending": "smallint",
+    "is_progress": "boolean",
     "is_served": "smallint",
+    "is_settlement": "boolean",
     "is_told": "smallint",
     "is_waiting_on_written": "boolean",
     "key": "bigint",
@@ -79,6 +82,7 @@ TYPES = {
 }
 """What PostgreSQL calls the type of each column; a name means the same in every table."""
 
+_NUMBER = re.compile(r"\$(\d+)")
 _TYPES_OF_TABLE = {("topics", "seq"): "bigint"}
 
 
@@ -161,6 +165,11 @@ def rows(table: str, columns: Sequence[str]) -> str:
     """Render PostgreSQL's rows of a batch, as a source named ``u``; the arrays are the first parameters."""
     arrays = ", ".join(f"${number}::{_type(table, name)}[]" for number, name in enumerate(columns, 1))
     return f"unnest({arrays}) AS u ({names(columns)})"
+
+
+def shifted(text: str, by: int) -> str:
+    """Renumber the parameters of a text of PostgreSQL's, so that others can come before them."""
+    return _NUMBER.sub(lambda found: f"${int(found[1]) + by}", text)
 
 
 def _type(table: str, column: str) -> str:

@@ -54,6 +54,13 @@ BY_KEYS = f"SELECT {_COLUMNS} FROM instances WHERE key IN (SELECT value FROM jso
 
 STATUSES = "SELECT key, status FROM instances WHERE key IN (SELECT value FROM json_each(?))"
 
+# A closed instance's last event tells how it ended.
+STANDINGS = (
+    "SELECT key, status, workflow, version, CASE WHEN closed_at IS NOT NULL THEN (SELECT h.payload FROM history h"
+    " WHERE h.key = instances.key AND h.run = instances.run AND h.seq = instances.next_seq - 1) END"
+    " FROM instances WHERE key IN (SELECT value FROM json_each(?))"
+)
+
 DELETE = "DELETE FROM instances WHERE key = ?"
 
 EXPIRED = "SELECT key FROM instances WHERE closed_at <= ? ORDER BY closed_at LIMIT ? /*pg FOR UPDATE SKIP LOCKED */"
@@ -133,24 +140,6 @@ OPEN_RUN = Batch(
     f"UPDATE instances SET {', '.join(f'{column} = ?' for column in _OPENED)}, begun_by = {_BEGINNER} WHERE key = ?",
     f"UPDATE instances SET {', '.join(f'{column} = u.{column}' for column in _OPENED)}, begun_by = {_BEGINNER}"
     f" FROM {rows('instances', Opening._fields)} WHERE instances.key = u.key",
-)
-
-# The two that follow do what `decide` does, for entries that depend on nothing but these conditions.
-_RESET_RECOVERIES = "recoveries = CASE WHEN ? THEN 0 ELSE recoveries END"
-_UNCHANGED = (
-    "key = ? AND session = ? AND execution_id = ? AND run = ? AND next_seq = ? AND inbox_seq = ? AND inbox_seen = ?"
-)
-
-ADVANCE_IF_UNCHANGED = (
-    f"UPDATE instances SET next_seq = ?, drained_seq = ?, {_RESET_RECOVERIES}"
-    f" WHERE {_UNCHANGED} AND status = {Status.RUNNING:d}"
-)
-
-SETTLE_IF_UNCHANGED = (
-    "UPDATE instances SET"
-    " session = ?, status = ?, wake_at = ?, waiting_on = ?, reason = ?, build = ?, closed_at = ?,"
-    f" next_seq = ?, drained_seq = ?, {_RESET_RECOVERIES} WHERE {_UNCHANGED} AND status = {Status.RUNNING:d}"
-    " AND (ties = 0 OR ?)"
 )
 
 TIE = update("instances", ("ties",), ("key",))

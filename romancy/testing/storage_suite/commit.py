@@ -9,7 +9,7 @@ import pytest
 
 from romancy.core.events import Event, EventKind, Note
 from romancy.core.records import LEAVE, Accepted, NextRun, Refused, Rejected, Status
-from romancy.testing.storage_suite.making import CLOSING, MINUTE, RECURRING, Worker, note, outlive, post, send
+from romancy.testing.storage_suite.making import CLOSING, MINUTE, NEVER, RECURRING, Worker, note, outlive, post, send
 from romancy.testing.storage_suite.suite import Suite
 
 if TYPE_CHECKING:
@@ -136,6 +136,23 @@ class CommitSuite(Suite):
         assert same.recoveries == 1
         assert (await successor.advance(same, note())).recoveries == 0
         assert owned.key == claim.instance.key
+
+    @pytest.mark.parametrize("wake_at", [None, NEVER])
+    async def test_commit_resets_recoveries_when_the_run_goes_to_sleep(
+        self, worker: Worker, storage: Storage, wake_at: int | None
+    ) -> None:
+        """It has lived through all that there was to do: what it is sent while it sleeps does not add up."""
+        owned = await worker.own()
+        for _ in range(3):
+            await storage.post([post(owned.id)])
+            outlive(worker.clock)
+            await storage.reap_sessions()
+            worker = await Worker.start(storage, worker.clock)
+            (claim,) = await worker.claim_all()
+            assert claim.instance.recoveries == 1
+            busy = await worker.advance(claim.instance, wake_at=worker.clock.now())
+            assert busy.recoveries == 1
+            assert (await worker.advance(busy, wake_at=wake_at)).recoveries == 0
 
     async def test_commit_answers_entries_in_order(self, worker: Worker) -> None:
         one, other, third = [await worker.own() for _ in range(3)]

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import pytest
 
-from romancy.core.records import Instance, NewInstance, NextRun, PostResult, Status
+from romancy.core.records import Instance, NewInstance, NextRun, PostResult, Standing, Status
 from romancy.core.requests import ChannelMode, ParentClosePolicy, StartChild, Subscribe
 from romancy.errors import InstanceAlreadyExistsError, InstanceClosedError, InstanceNotFoundError, InstanceRunningError
 from romancy.testing.storage_suite.making import (
+    CLOSING,
     DEFINITION,
     MINUTE,
     NEVER,
@@ -156,14 +157,28 @@ class InstancesSuite(Suite):
     async def test_get_of_an_unknown_id_is_none(self, storage: Storage) -> None:
         assert await storage.get("nobody") is None
 
-    async def test_statuses_are_of_the_keys_that_exist(self, worker: Worker, storage: Storage) -> None:
-        closed = await worker.close(await worker.own())
+    async def test_standings_are_of_the_keys_that_exist(self, worker: Worker, storage: Storage) -> None:
+        closed = await worker.close(await worker.advance(await worker.own(), note()))
         pending = await worker.create()
-        assert await storage.statuses([closed.key, pending.key, 10**6]) == {
-            closed.key: Status.COMPLETED,
-            pending.key: Status.PENDING,
+        assert await storage.standings([closed.key, pending.key, 10**6]) == {
+            closed.key: Standing(Status.COMPLETED, *DEFINITION, CLOSING.payload),
+            pending.key: Standing(Status.PENDING, *DEFINITION),
         }
-        assert await storage.statuses([]) == {}
+        assert await storage.standings([]) == {}
+
+    async def test_standing_is_that_of_the_latest_run(self, worker: Worker, storage: Storage) -> None:
+        first = await worker.own("x")
+        second = await worker.advance(first, note(), RECURRING, next_run=NextRun("other", "7", b"[2]"))
+        assert await storage.standings([first.key]) == {first.key: Standing(Status.RUNNING, "other", "7")}
+        await worker.close(second)
+        ended = Standing(Status.COMPLETED, "other", "7", CLOSING.payload)
+        assert await storage.standings([first.key]) == {first.key: ended}
+
+    async def test_standing_of_a_terminated_instance(self, worker: Worker, storage: Storage) -> None:
+        owned = await worker.own("x")
+        await storage.terminate("x", b'{"type":"x"}')
+        ended = Standing(Status.TERMINATED, *DEFINITION, b'{"type":"x"}')
+        assert await storage.standings([owned.key]) == {owned.key: ended}
 
     async def test_terminate_ends_an_owned_instance(
         self, worker: Worker, storage: Storage, clock: AdjustableClock
@@ -205,7 +220,7 @@ class InstancesSuite(Suite):
         await storage.purge("x")
         assert await storage.get("x") is None
         assert await storage.history(owned.key, run=0) == []
-        assert await storage.statuses([owned.key]) == {}
+        assert await storage.standings([owned.key]) == {}
 
     async def test_purge_leaves_no_row(self, worker: Worker, storage: Storage, database: Database) -> None:
         before = await database.counts()
