@@ -8,12 +8,13 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
-from romancy.core.records import Claim, SessionInfo
+from romancy.core.records import SessionInfo
 from romancy.core.versions import version_key
-from romancy.errors import SessionLostError, StorageError
+from romancy.errors import StorageError
 from romancy.replay.execution import Execution
 from romancy.worker.activities import ActivityRunner
 from romancy.worker.build import build_of, runtime
+from romancy.worker.claiming import Claiming
 from romancy.worker.committer import Committer
 from romancy.worker.deliveries import Deliveries
 from romancy.worker.heartbeats import Heartbeats
@@ -33,14 +34,13 @@ if TYPE_CHECKING:
     from romancy.core.clock import Clock
     from romancy.core.codec import Codec
     from romancy.core.definitions import Workflow
-    from romancy.core.records import Instance, Status
+    from romancy.core.records import Claim, Instance, Status
     from romancy.replay.execution import Turn
     from romancy.storage.protocol import Storage
     from romancy.worker.hot import HotRun
     from romancy.worker.settings import WorkerSettings
 
 _logger = logging.getLogger("romancy")
-_CLAIM_LIMIT = 200
 _PAUSE_AFTER_FAILURE = 0.5
 _SHORTEST_PAUSE = 0.01
 
@@ -136,12 +136,18 @@ class Worker:
         )
         self._activities.listen(self._turns.result, self._turns.body_ended)
         self._transactions.listen(CommitSlots(self._turns, self), self._activities.fail)
-        self._claim_wanted = asyncio.Event()
+        self._claiming = Claiming(
+            storage,
+            self._session,
+            self._hot,
+            self._turns,
+            self._committer,
+            definitions=list(self._definitions),
+            build=self._build,
+            clock=clock,
+            settings=settings,
+        )
         self._deliveries = Deliveries(storage, self._hot, self._turns, settings.poll_interval)
-        self._next_due: int | None = None
-        self._has_strays = False
-        self._is_full = False
-        self._starting: set[int] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -169,7 +175,7 @@ class Worker:
                 settings.session_ttl,
                 settings.unserved_grace,
                 is_on_duty=self._session.is_on_duty,
-                on_freed=self._claim_wanted.set,
+                on_freed=self._claiming.wanted.set,
             )
         )
         self._spawn(
@@ -181,7 +187,7 @@ class Worker:
                 is_on_duty=self._session.is_on_duty,
             )
         )
-        self._spawn(self._claim_for_ever)
+        self._spawn(self._claiming.claim_for_ever)
         self._spawn(lambda: self._deliveries.read_for_ever(lambda: self._session.id))
         self._spawn(lambda: self._deliveries.hand_out_for_ever(self.mail_expected, self._session.is_on_duty))
         self._spawn(self._tidy_for_ever)
@@ -240,7 +246,7 @@ class Worker:
 
     def _session_opened(self, session: int) -> None:
         self._committer.session = session
-        self._claim_wanted.set()
+        self._claiming.wanted.set()
 
     def _session_lost(self) -> None:
         _logger.warning("the worker's session is lost: its runs leave memory, and it registers anew")
@@ -254,33 +260,17 @@ class Worker:
     def begin_start(self, execution_id: int, workflow: str, version: str) -> int | None:
         """Return the session that is to own a new instance from its creation on; None: it is to be claimed.
 
-        While the worker frees what it owns without knowing, it would free that too.
-
         `end_start` must follow where it is not None.
         """
-        session = self._session.id
-        if session is None or self._turns.is_draining or (workflow, version) not in self._definitions:
-            return None
-        if self._has_strays or self._room() <= 0:
-            return None
-        self._starting.add(execution_id)
-        return session
+        return self._claiming.begin_start(execution_id) if (workflow, version) in self._definitions else None
 
     def end_start(self, execution_id: int, created: Instance | None, *, is_lost: bool = False) -> None:
         """Take in an instance that was created as owned; or note that it may have been (``is_lost``)."""
-        self._starting.discard(execution_id)
-        if is_lost:
-            self.lost_sight()
-        elif created is not None and created.session is not None:
-            if created.session == self._session.id and not self._turns.is_draining:
-                self._turns.adopt(Claim(created, [], []))
-        else:
-            self._claim_wanted.set()
+        self._claiming.end_start(execution_id, created, is_lost=is_lost)
 
     def lost_sight(self) -> None:
         """Note that the session may own an instance which the worker does not know of."""
-        self._has_strays = True
-        self._claim_wanted.set()
+        self._claiming.lost_sight()
 
     def will_try(self, instance: Instance) -> bool:
         """Tell whether this worker is about to take a blocked instance: its build is not the one that blocked it."""
@@ -301,69 +291,19 @@ class Worker:
 
     def room_freed(self) -> None:
         """Note that a run has become idle or has left memory: claim, if there was no room."""
-        if self._is_full:
-            self._is_full = False
-            self._claim_wanted.set()
+        self._claiming.room_freed()
 
     def holds(self, key: int) -> bool:
         """Tell whether an instance is in memory, so that its end will be told."""
         return self._hot.get(key) is not None
 
-    def _room(self) -> int:
-        return max(self._settings.hot_limit, self._settings.max_activities) - self._hot.active
-
     # -- claims, mail, eviction -------------------------------------------------------------------------
 
     def changed(self) -> None:
         """Note that the database has changed: look for due instances, for mail, and at topics."""
-        self._claim_wanted.set()
+        self._claiming.wanted.set()
         self._deliveries.mail_wanted.set()
         self._deliveries.topics_wanted.set()
-
-    async def _claim_for_ever(self) -> None:
-        while True:
-            self._claim_wanted.clear()
-            room = self._room()
-            session = self._session.id
-            if session is not None and room > 0:
-                try:
-                    async with self._committer.ownership:
-                        await self._claim(session, min(room, _CLAIM_LIMIT))
-                except SessionLostError:
-                    self._session.lose()
-                    continue
-                except StorageError as exc:
-                    _logger.warning("claiming failed, trying again: %s", exc)
-                    self._has_strays = True
-                    await asyncio.sleep(_PAUSE_AFTER_FAILURE)
-                    continue
-                except Exception:
-                    self._has_strays = True
-                    raise
-            await self._wait_for_claimable()
-
-    async def _claim(self, session: int, limit: int) -> None:
-        if self._has_strays:
-            await self._storage.free_strays(session, [run.key for run in self._hot], list(self._starting))
-            self._has_strays = False
-        found = await self._storage.claim(session, list(self._definitions), self._build, limit=limit)
-        if self._session.id != session:
-            return
-        self._next_due = found.next_due
-        for claim in found.claims:
-            self._turns.adopt(claim)
-
-    async def _wait_for_claimable(self) -> None:
-        """Wait until something may be due."""
-        timeout = max((self._settings.poll_interval or self._storage.poll_interval).total_seconds(), _SHORTEST_PAUSE)
-        self._is_full = self._room() <= 0
-        if self._next_due is not None and not self._is_full and self._session.id is not None:
-            timeout = min(timeout, max(0.0, (self._next_due - self._clock.now()) / 1_000_000))
-        try:
-            async with asyncio.timeout(timeout):
-                await self._claim_wanted.wait()
-        except TimeoutError:
-            return
 
     async def _tidy_for_ever(self) -> None:
         idle_timeout = self._settings.idle_timeout.total_seconds()
@@ -435,9 +375,7 @@ class Worker:
 
     def run_freed(self, wake_at: int | None) -> None:
         """Note that an instance was freed and is due at an instant."""
-        if wake_at is not None and (self._next_due is None or wake_at < self._next_due):
-            self._next_due = wake_at
-            self._claim_wanted.set()
+        self._claiming.expect(wake_at)
 
     def topics_expected(self) -> None:
         """Note that topics may have something to hand out."""
@@ -449,4 +387,4 @@ class Worker:
             if self._hot.get(key) is not None:
                 self._deliveries.mail_wanted.set()
             else:
-                self._claim_wanted.set()
+                self._claiming.wanted.set()

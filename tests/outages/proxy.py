@@ -80,7 +80,7 @@ class Proxy:
             while chunk := await source.read(_CHUNK):
                 while self.is_silent:
                     await asyncio.sleep(0.01)
-                prepared = set(_AT_ONCE.findall(chunk)) if is_up else set()
+                prepared: set[bytes] = set(_AT_ONCE.findall(chunk)) if is_up else set()
                 if is_up and (_COMMIT in chunk or (not prepared and any(name in chunk for name in at_once))):
                     self.commits += 1
                     if self.commits == self.loses_commit:

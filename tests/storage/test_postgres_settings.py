@@ -54,10 +54,10 @@ def test_what_can_t_be_understood_is_said(url: str, said: str) -> None:
         settings_of(url)
 
 
-@pytest.mark.parametrize("sizes", [{"pool_size": 0}, {"transactions_at_once": 0}], ids=str)
-def test_sizes_are_at_least_one(sizes: dict[str, int]) -> None:
+@pytest.mark.parametrize(("pool_size", "transactions_at_once"), [(0, 4), (8, 0)])
+def test_sizes_are_at_least_one(pool_size: int, transactions_at_once: int) -> None:
     with pytest.raises(StorageError, match="at least 1"):
-        settings_of("postgres://h/db", **sizes)  # type: ignore[arg-type]
+        settings_of("postgres://h/db", pool_size=pool_size, transactions_at_once=transactions_at_once)
 
 
 @pytest.mark.parametrize(
