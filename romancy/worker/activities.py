@@ -61,6 +61,7 @@ class ActivityRunner:
         payload_limit: int,
         heart: Heart,
         transactions: Transactions,
+        is_owner: Callable[[], bool],
     ) -> None:
         """Prepare.
 
@@ -72,6 +73,7 @@ class ActivityRunner:
             payload_limit: Upper bound of an encoded result in bytes.
             heart: Keeps what bodies tell by their heartbeats.
             transactions: Those of transactional activities.
+            is_owner: Tells whether what is in memory is certainly this worker's still; otherwise no body begins.
         """
         self.outcomes = Outcomes(clock, retry)
         self._clock = clock
@@ -80,6 +82,7 @@ class ActivityRunner:
         self._limit = limit
         self._payload_limit = payload_limit
         self._transactions = transactions
+        self._is_owner = is_owner
         self._on_result: Callable[[HotRun, Release], None]
         self._on_end: Callable[[HotRun], None]
         self._is_closing = False
@@ -284,7 +287,13 @@ class ActivityRunner:
     # -- time -------------------------------------------------------------------------------------------
 
     def _enter(self, body: Body) -> None:
-        """Begin an attempt's time, and let its body know of itself."""
+        """Begin an attempt's time, and let its body know of itself.
+
+        Raises:
+            asyncio.CancelledError: The process was stopped for so long that another may have done this already.
+        """
+        if not self._is_owner():
+            raise asyncio.CancelledError
         run, command = body.run, body.command
         deadline = None
         if command.call.definition.is_bounded:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,16 @@ _logger = logging.getLogger("romancy")
 _LONGEST_PAUSE = 2.0
 
 
+def lease_clock() -> float:
+    """Return the seconds since some instant; where that is possible, those in which the machine slept count."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
+
+
 class Session:
     """Keep one session alive; when it is lost, say so and register anew.
 
-    A session that can't be renewed for as long as it lives is given up by its owner too: by then another worker may
-    have declared it dead.
+    A session that was not renewed for as long as it lives is given up by its owner too: by then another worker may have
+    declared it dead. That is so when the database can't be reached, and when this process or its machine was stopped.
     """
 
     def __init__(self, storage: Storage, info: SessionInfo, ttl: timedelta, on_lost: Callable[[], None]) -> None:
@@ -37,7 +43,15 @@ class Session:
         self._on_lost = on_lost
         self._lost = asyncio.Event()
         self._elder: Elder | None = None
+        self._renewed = 0.0
         self.id: int | None = None
+
+    def is_live(self) -> bool:
+        """Tell whether the session certainly lives, without asking the database; if not, it is lost."""
+        if self.id is not None and lease_clock() - self._renewed >= self._ttl.total_seconds():
+            _logger.warning("session %d was not renewed for %s: it may be dead", self.id, self._ttl)
+            self.lose()
+        return self.id is not None
 
     def is_on_duty(self) -> bool:
         """Tell whether this worker has the duties that one does for all: the oldest session's.
@@ -50,7 +64,9 @@ class Session:
     async def open(self) -> int:
         """Register, and return the session's number."""
         self._elder = None
+        begun = lease_clock()
         self.id = await self._storage.open_session(self._info, self._ttl)
+        self._renewed = begun  # it lives from when the database was asked, at the earliest
         self._lost.clear()
         return self.id
 
@@ -70,12 +86,10 @@ class Session:
     async def keep(self, on_open: Callable[[int], None]) -> None:
         """Renew the session for ever, three times in its life; register anew after a loss."""
         interval = self._ttl.total_seconds() / 3
-        renewed = time.monotonic()
         while True:
             if self.id is None:
                 try:
                     on_open(await self.open())
-                    renewed = time.monotonic()
                 except StorageError as exc:
                     _logger.warning("registering a session failed, trying again: %s", exc)
                     await asyncio.sleep(min(interval, 1.0))
@@ -89,16 +103,16 @@ class Session:
             session = self.id
             if session is None:
                 continue
+            begun = lease_clock()
             try:
                 self._elder = await self._storage.renew_session(session, self._ttl)
-                renewed = time.monotonic()
+                self._renewed = begun
             except SessionLostError as exc:
                 _logger.warning("%s", exc)
                 self.lose()
             except StorageError as exc:
                 _logger.warning("renewing session %d failed: %s", session, exc)
-                if time.monotonic() - renewed > self._ttl.total_seconds():
-                    self.lose()
+                self.is_live()
 
 
 class _Patience:

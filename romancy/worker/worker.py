@@ -122,6 +122,7 @@ class Worker:
             payload_limit=settings.payload_limit,
             heart=self._heartbeats,
             transactions=self._transactions,
+            is_owner=self._session.is_live,
         )
         self._turns = Turns(
             hot=self._hot,

@@ -7,13 +7,16 @@ import contextlib
 import signal
 import sqlite3
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from romancy import App, activity, workflow
 from romancy.storage.protocol import Storage
+from romancy.worker import session
 
 from .conftest import MakeApp
 from .faults import OffsetClock, StallingStorage, StorageProxy
@@ -25,6 +28,7 @@ pytestmark = pytest.mark.anyio
 _SOON = timedelta(milliseconds=20)
 
 starts: Counter[str] = Counter()
+owners: list[Callable[[], int | None]] = []
 begun = asyncio.Event()
 may_end = asyncio.Event()
 
@@ -111,6 +115,40 @@ async def test_session_that_can_not_be_renewed_is_given_up_while_its_bodies_run(
         assert await handle.result() == ["first tea", "tea"]
         assert (await handle.info()).recoveries == 0
     assert starts == {"first tea": 1, "tea": 2}
+
+
+@activity
+async def session_late() -> int | None:
+    starts["late"] += 1
+    return owners.pop()()
+
+
+@workflow
+async def session_crowd() -> list[Any]:
+    return [*await asyncio.gather(session_slow("tea"), session_late())]
+
+
+async def test_process_that_wakes_after_its_session_s_life_begins_no_body(
+    shared: Storage, clock: OffsetClock, make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has taken over may have done already what waited here for its turn."""
+    slept = 0.0
+    lease_clock = session.lease_clock
+    monkeypatch.setattr(session, "lease_clock", lambda: lease_clock() + slept)
+    async with make_app(StorageProxy(shared).storage, clock=clock, poll_interval=_SOON, max_activities=1) as app:
+        worker = app.worker
+        assert worker is not None
+        old = worker._session.id
+        owners.append(lambda: worker._session.id)
+        handle = await app.start(session_crowd(), id="crowd")
+        await begun.wait()
+        slept = 60.0
+        clock.advance(60)
+        may_end.set()
+        result = await handle.result()
+        assert result == ["tea", worker._session.id]
+        assert worker._session.id != old
+    assert starts["late"] == 1
 
 
 async def _stop_outside_of_transactions(process: Process, file: Path) -> None:
