@@ -213,7 +213,7 @@ async def two_ways(way: str) -> str:
     match way:
         case "timeout":
             with suppress(TimeoutError):
-                async with asyncio.timeout(0.05):
+                async with asyncio.timeout(0.5):  # time enough to be seen waiting
                     await start_and_wait()
         case "task":
             task = asyncio.ensure_future(wait("child"))
