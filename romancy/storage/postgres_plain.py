@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from romancy.storage.entries import events_of
 from romancy.storage.plain import is_plain, plain_row
+from romancy.storage.postgres_arrays import arrays
 from romancy.storage.postgres_errors import REFUSALS
-from romancy.storage.postgres_tx import arrays
-from romancy.storage.rows import HistoryRow, PlainRow
 from romancy.storage.sessions import lost
-from romancy.storage.sql.plain import WRITE_IF_UNCHANGED
+from romancy.storage.sql.plain import WRITE_IF_UNCHANGED, WRITTEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,12 +38,9 @@ async def write(tx: Tx, session: int, entries: Sequence[Entry]) -> set[int]:
     entry_rows = [plain_row(session, entry, tx.now) for entry in entries]
     events = [event for entry in entries for event in events_of(entry)]
     consumed = [(entry.key, seq) for entry in entries for seq in entry.consumed]
-    columns = (
-        *arrays(entry_rows, len(PlainRow._fields)),
-        *arrays(events, len(HistoryRow._fields)),
-        *arrays(consumed, 2),
-    )
+    given: tuple[Sequence[tuple[object, ...]], ...] = (entry_rows, events, consumed)
     try:
+        columns = [column for rows, types in zip(given, WRITTEN, strict=True) for column in arrays(rows, types)]
         found = await tx.row(WRITE_IF_UNCHANGED, tx.present, session, *columns)
     except REFUSALS:
         return set()

@@ -9,6 +9,7 @@ import asyncpg
 
 from romancy.core.records import Refused
 from romancy.core.requests import ChannelMode
+from romancy.storage.postgres_arrays import arrays
 from romancy.storage.postgres_dialect import together, translate, without_waiting
 from romancy.storage.postgres_errors import REFUSALS
 from romancy.storage.postgres_transactions import TryAgainError
@@ -104,7 +105,7 @@ class PostgresTx:
 
     async def write(self, *batches: tuple[Batch, Sequence[Sequence[object]]]) -> None:
         """Execute batches, in one statement."""
-        asked = [(batch, arrays(rows, len(rows[0]))) for batch, rows in batches if rows]
+        asked = [(batch, arrays(rows, batch.types)) for batch, rows in batches if rows]
         if asked:
             text = together(tuple((batch, len(columns)) for batch, columns in asked))
             await self._execute(text, *(column for _, columns in asked for column in columns))
@@ -112,7 +113,7 @@ class PostgresTx:
     async def insert(self, batch: Batch, rows: Sequence[Sequence[object]]) -> Rows:
         """Execute a batch and return what it returns; instances are locked after it only if nobody has them."""
         self._is_past_instances = True
-        found: Rows = await self._fetch(batch.postgres, *arrays(rows, len(rows[0])))
+        found: Rows = await self._fetch(batch.postgres, *arrays(rows, batch.types))
         return found
 
     async def fence(self, session: int) -> bool:
@@ -215,11 +216,6 @@ class PostgresTx:
             self._plan.names |= new
             raise TryAgainError("others are making channels that this transaction needs")
         self._names_locked |= new
-
-
-def arrays(rows: Sequence[Sequence[object]], width: int) -> list[list[object]]:
-    """Make an array of each column of rows, which are so wide."""
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
 
 
 def _numbers_of(names: Iterable[str]) -> list[int]:

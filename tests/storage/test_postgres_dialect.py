@@ -37,16 +37,16 @@ def test_batches_become_one_statement_with_their_parameters_in_a_row() -> None:
     batches = (insert("channels", ("name", "mode")), 2), (delete("messages", ("key", "seq")), 2)
     text = together(batches)
     assert text.startswith("WITH w0 AS (INSERT INTO channels (name, mode) SELECT")
-    assert "unnest($1::text[], $2::smallint[])" in text
-    assert "unnest($3::bigint[], $4::integer[])" in text
-    assert "messages.key = ANY($3::bigint[])" in text
+    assert "unnest($1::text[], $2::text::smallint[])" in text
+    assert "unnest($3::text::bigint[], $4::text::integer[])" in text
+    assert "messages.key = ANY($3::text::bigint[])" in text
     assert together(batches[:1]) == batches[0][0].postgres
 
 
 def test_update_of_many_finds_its_rows_by_an_index() -> None:
     text = update("instances", ("next_seq",), ("key",)).postgres
     assert "SET next_seq = u.next_seq" in text
-    assert text.endswith("WHERE instances.key = u.key AND instances.key = ANY($2::bigint[])")
+    assert text.endswith("WHERE instances.key = u.key AND instances.key = ANY($2::text::bigint[])")
 
 
 def test_numbers_of_parameters_are_shifted_once_each() -> None:

@@ -83,6 +83,9 @@ TYPES = {
 """What PostgreSQL calls the type of each column; a name means the same in every table."""
 
 _NUMBER = re.compile(r"\$(\d+)")
+WRITTEN_OUT = frozenset({"bigint", "boolean", "integer", "smallint"})
+"""Types whose arrays are sent as text: that costs a third of what asyncpg takes to encode them."""
+
 _TYPES_OF_TABLE = {("topics", "seq"): "bigint"}
 
 
@@ -99,10 +102,12 @@ class Batch(NamedTuple):
     Attributes:
         sqlite: To be executed once a row.
         postgres: To be executed once, with an array for each column.
+        types: What PostgreSQL calls the types of the columns.
     """
 
     sqlite: str
     postgres: str
+    types: tuple[str, ...]
 
 
 def names(columns: Sequence[str], table: str = "") -> str:
@@ -116,6 +121,7 @@ def insert(table: str, columns: Sequence[str], then: str = "") -> Batch:
     return Batch(
         f"{into} VALUES ({', '.join('?' * len(columns))}) {then}".rstrip(),
         f"{into} SELECT {names(columns, 'u')} FROM {rows(table, columns)} {then}".rstrip(),
+        types(table, columns),
     )
 
 
@@ -144,33 +150,42 @@ def update(table: str, columns: Sequence[str], by: Sequence[str], given: dict[st
     found = " AND ".join(f"{name} = ?{number}" for number, name in enumerate(by, 1 + len(columns)))
     joined = " AND ".join(f"{table}.{name} = u.{name}" for name in by)
     # Without the ANY, a plan that was made for a small table reads all of a large one.
-    pinned = f"{table}.{by[0]} = ANY(${len(columns) + 1}::{_type(table, by[0])}[])"
+    pinned = f"{table}.{by[0]} = ANY({array(table, by[0], len(columns) + 1)})"
     return Batch(
         f"UPDATE {table} SET {ours} WHERE {found}",
         f"UPDATE {table} SET {theirs} FROM {rows(table, parameters)} WHERE {joined} AND {pinned}",
+        types(table, parameters),
     )
 
 
 def delete(table: str, by: Sequence[str]) -> Batch:
     """Render a DELETE of single rows, found by columns of which the first is indexed."""
     joined = " AND ".join(f"{table}.{name} = u.{name}" for name in by)
-    pinned = f"{table}.{by[0]} = ANY($1::{_type(table, by[0])}[])"
+    pinned = f"{table}.{by[0]} = ANY({array(table, by[0], 1)})"
     return Batch(
         f"DELETE FROM {table} WHERE {' AND '.join(f'{name} = ?' for name in by)}",
         f"DELETE FROM {table} USING {rows(table, by)} WHERE {joined} AND {pinned}",
+        types(table, by),
     )
 
 
 def rows(table: str, columns: Sequence[str]) -> str:
     """Render PostgreSQL's rows of a batch, as a source named ``u``; the arrays are the first parameters."""
-    arrays = ", ".join(f"${number}::{_type(table, name)}[]" for number, name in enumerate(columns, 1))
+    arrays = ", ".join(array(table, name, number) for number, name in enumerate(columns, 1))
     return f"unnest({arrays}) AS u ({names(columns)})"
+
+
+def array(table: str, column: str, number: int) -> str:
+    """Render PostgreSQL's parameter of that number, which has a value of a column for each row."""
+    (type_,) = types(table, (column,))
+    return f"${number}::text::{type_}[]" if type_ in WRITTEN_OUT else f"${number}::{type_}[]"
+
+
+def types(table: str, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return what PostgreSQL calls the types of columns."""
+    return tuple(_TYPES_OF_TABLE.get((table, column), TYPES[column]) for column in columns)
 
 
 def shifted(text: str, by: int) -> str:
     """Renumber the parameters of a text of PostgreSQL's, so that others can come before them."""
     return _NUMBER.sub(lambda found: f"${int(found[1]) + by}", text)
-
-
-def _type(table: str, column: str) -> str:
-    return _TYPES_OF_TABLE.get((table, column), TYPES[column])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from romancy.core.records import Status
-from romancy.storage.sql import Batch, delete, rows
+from romancy.storage.sql import Batch, array, delete, rows, types
 
 _BEAT = ("activity_id", "attempt", "details", "key", "session", "execution_id", "run")
 _INTO = "INSERT INTO heartbeats (key, run, activity_id, attempt, details)"
@@ -18,7 +18,8 @@ PUT = Batch(
     f" {_KEEPS_LATEST}",
     f"{_INTO} SELECT i.key, i.run, u.activity_id, u.attempt, u.details FROM instances i, {rows('heartbeats', _BEAT)}"
     " WHERE i.key = u.key AND i.session = u.session AND i.execution_id = u.execution_id AND i.run = u.run"
-    f" AND i.status < {Status.COMPLETED:d} AND i.key = ANY($4::bigint[]) {_KEEPS_LATEST}",
+    f" AND i.status < {Status.COMPLETED:d} AND i.key = ANY({array('heartbeats', 'key', 4)}) {_KEEPS_LATEST}",
+    types("heartbeats", _BEAT),
 )
 
 # CROSS JOIN keeps SQLite from starting with the larger table.

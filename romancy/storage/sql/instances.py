@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from romancy.core.records import Instance, Status
 from romancy.storage.rows import Advance, Opening, Reach, Row, Settlement
-from romancy.storage.sql import Batch, Dialects, insert, names, rows, update
+from romancy.storage.sql import Batch, Dialects, insert, names, rows, types, update
 from romancy.storage.sql.sessions import IS_LIVE
 
 _COLUMNS = names(Instance.__struct_fields__)
@@ -140,6 +140,7 @@ OPEN_RUN = Batch(
     f"UPDATE instances SET {', '.join(f'{column} = ?' for column in _OPENED)}, begun_by = {_BEGINNER} WHERE key = ?",
     f"UPDATE instances SET {', '.join(f'{column} = u.{column}' for column in _OPENED)}, begun_by = {_BEGINNER}"
     f" FROM {rows('instances', Opening._fields)} WHERE instances.key = u.key",
+    types("instances", Opening._fields),
 )
 
 TIE = update("instances", ("ties",), ("key",))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from romancy.core.records import Status
 from romancy.storage.rows import HistoryRow, PlainRow
-from romancy.storage.sql import history, messages, names, rows, shifted
+from romancy.storage.sql import array, history, messages, names, rows, shifted, types
 from romancy.storage.sql.sessions import FENCE
 
 # On SQLite, once for each entry. The parameters are the session, and the columns of the entry, of which an entry that
@@ -38,7 +38,7 @@ SETTLE_IF_UNCHANGED = (
 _ENTRY = 2
 _EVENT = _ENTRY + len(PlainRow._fields)
 _CONSUMED = _EVENT + len(HistoryRow._fields)
-_KEYS = f"${_ENTRY + 1 + PlainRow._fields.index('key')}::bigint[]"
+_KEYS = array("instances", "key", _ENTRY + 1 + PlainRow._fields.index("key"))
 _LOCKED = ("key", "session", "execution_id", "run", "next_seq", "status", "inbox_seq", "inbox_seen", "ties")
 _IS_WRITTEN = "u.key IN (SELECT key FROM holding)"
 
@@ -74,3 +74,6 @@ WITH fence AS MATERIALIZED ({FENCE.postgres}),
   consumed AS ({shifted(messages.DELETE_ONE.postgres, _CONSUMED)} AND {_IS_WRITTEN})
 SELECT EXISTS (SELECT 1 FROM fence), ARRAY(SELECT key FROM holding)
 """
+
+WRITTEN = types("instances", PlainRow._fields), history.INSERT.types, messages.DELETE_ONE.types
+"""The types of these columns."""

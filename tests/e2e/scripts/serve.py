@@ -96,7 +96,9 @@ async def serve_back_off() -> str:
 
 async def main(database: str, hot_limit: int, hangs: bool) -> None:
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    loop = asyncio.get_running_loop()
+    loop.slow_callback_duration = 60.0  # what asyncio's debug mode says of a busy machine is no news
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
     threads = set(threading.enumerate())
     grace = timedelta(seconds=0.6 if hangs else 20)
     async with App(database, hot_limit=hot_limit, grace=grace) as app:
