@@ -78,6 +78,8 @@ async def take(tx: Tx, session: int, keys: Sequence[int], build: str) -> list[Cl
     """
     await fence(tx, session)
     claimable = [key for (key,) in await tx.rows(instances.CLAIMABLE, list(keys), tx.now, build)] if keys else []
+    if tx.may_be_done:  # nobody had them before, so this has taken them
+        claimable += [key for (key,) in await tx.rows(instances.TAKEN, session, list(keys))]
     if not claimable:
         return []
     await tx.run(instances.TAKE, session, tx.now, session, build, claimable)

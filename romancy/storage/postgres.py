@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from romancy.activities.transaction import Scope
     from romancy.core.clock import Clock
     from romancy.core.records import Elder, Entry, Instance, NewInstance, Rejected
+    from romancy.storage.postgres_transactions import Begun
     from romancy.storage.sql_storage import Work
     from romancy.storage.tx import Tx
 
@@ -110,7 +111,7 @@ class PostgresStorage(SqlStorage[PostgresTransaction]):
         settings = self.settings
         try:
             await self._transactions.transact(
-                lambda connection, _: prepare(connection, settings.name, settings.schema, migrate=migrate)
+                lambda begun: prepare(begun.connection, settings.name, settings.schema, migrate=migrate)
             )
             await self._transactions.look(self._measure)
         except BaseException:
@@ -273,10 +274,11 @@ class PostgresStorage(SqlStorage[PostgresTransaction]):
     async def _write(self, work: Work[T], *, relying_on: int | None = None) -> T:
         plan = Plan()
 
-        async def whole(connection: asyncpg.Connection[Any], status: str) -> T:
-            tx = self._tx(connection, plan)
+        async def whole(begun: Begun) -> T:
+            tx = self._tx(begun.connection, plan)
+            tx.may_be_done = begun.may_be_done
             if relying_on is not None:
-                tx.fenced = relying_on, status == "SELECT 1"
+                tx.fenced = relying_on, begun.status == "SELECT 1"
             return await work(tx)
 
         first = "" if relying_on is None else fence(relying_on, self.present()[1])

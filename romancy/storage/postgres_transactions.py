@@ -6,13 +6,13 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
 
+import asyncpg
+
 from romancy.storage.postgres_connections import unreachable
 from romancy.storage.postgres_errors import CONTENDED, RAISED, is_lost
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
-
-    import asyncpg
 
     from romancy.storage.outages import Outages
     from romancy.storage.postgres_connections import Connections
@@ -40,6 +40,20 @@ class _Outcome(NamedTuple):
     error: Exception | None
 
 
+class Begun(NamedTuple):
+    """A transaction that has begun.
+
+    Attributes:
+        connection: Where.
+        status: What the first statement has found: ``"SELECT 1"``.
+        may_be_done: Whether an earlier attempt at it was lost while it committed.
+    """
+
+    connection: asyncpg.Connection[Any]
+    status: str
+    may_be_done: bool
+
+
 class Transactions:
     """Run callables, each in a transaction of its own.
 
@@ -55,11 +69,11 @@ class Transactions:
         self._writers = asyncio.Semaphore(connections.settings.transactions_at_once)
         self._running: set[asyncio.Task[Any]] = set()
 
-    async def transact(self, work: Callable[[asyncpg.Connection[Any], str], Awaitable[T]], first: str = "") -> T:
+    async def transact(self, work: Callable[[Begun], Awaitable[T]], first: str = "") -> T:
         """Run a callable in a transaction, and commit.
 
         Args:
-            work: Takes the connection, and how many rows the first statement has found: ``"SELECT 1"``.
+            work: Is called within the transaction.
             first: A statement without parameters that goes out with the beginning of the transaction.
 
         Raises:
@@ -67,16 +81,19 @@ class Transactions:
             Exception: What the callable raises; nothing is written.
         """
         script = f"{self._connections.begin_script}; {first}"
+        may_be_done = False
 
         async def attempt(connection: asyncpg.Connection[Any]) -> _Outcome:
+            nonlocal may_be_done
             status = await connection.execute(script)
             try:
-                result = await work(connection, status)
+                result = await work(Begun(connection, status, may_be_done))
             except Exception as error:
                 if is_lost(error):
                     raise
                 await connection.execute("ROLLBACK")
                 return _Outcome(None, error)
+            may_be_done = True
             await connection.execute("COMMIT")
             return _Outcome(result, None)
 
@@ -95,7 +112,7 @@ class Transactions:
             Exception: What the callable raises.
         """
         if self._connections.settings.pooler:
-            return await self.transact(lambda connection, _: work(connection))
+            return await self.transact(lambda begun: work(begun.connection))
 
         async def attempt(connection: asyncpg.Connection[Any]) -> _Outcome:
             try:

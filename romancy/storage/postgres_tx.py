@@ -84,6 +84,7 @@ class PostgresTx:
         self._highest: int | None = None
         self._locked: set[int] = set()
         self.fenced: tuple[int, bool] | None = None
+        self.may_be_done = False
         self._is_past_instances = False
         self._channels_locked: set[str] = set()
         self._names_locked: set[str] = set()

@@ -51,6 +51,7 @@ class SqliteTx:
         self.connection = connection
         self.now = now
         self.present: int | None = now
+        self.may_be_done = False
 
     async def rows(self, sql: Statement, *parameters: object) -> Rows:
         """Execute a statement and return its rows."""

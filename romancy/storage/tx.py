@@ -26,10 +26,12 @@ class Tx(Protocol):
     Attributes:
         now: The present, by the database's clock: what is stored and compared.
         present: By what sessions are judged; None: by the server, when the statement is executed.
+        may_be_done: Whether the same transaction may have been committed before, and its acknowledgement was lost.
     """
 
     now: int
     present: int | None
+    may_be_done: bool
 
     async def rows(self, sql: Statement, *parameters: object) -> Rows:
         """Execute a statement and return its rows; a list among the parameters is a set of values."""

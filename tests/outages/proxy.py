@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncGenerator
 from urllib.parse import parse_qs, urlsplit
 
-_COMMIT = b"COMMIT"
+_COMMIT = b"COMMIT\0"  # but for what asyncpg does when it connects: that is "COMMIT;"
 _AT_ONCE = re.compile(rb"(__asyncpg_stmt_\w+__)\0\s*WITH fence AS")
 """Where a statement is prepared that is a commit by itself."""
 _CHUNK = 65_536

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import time
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
-from romancy import App, StorageError
+from romancy import App, InstanceClosedError, InstanceNotFoundError, StorageError
 from tests.postgres import Server
 
 from .proxy import Proxy
@@ -30,21 +31,55 @@ def lines_of(caplog: pytest.LogCaptureFixture, text: str) -> list[str]:
     return [record.getMessage() for record in caplog.records if text in record.getMessage()]
 
 
-@pytest.mark.parametrize("number", range(1, 15))
+@pytest.mark.parametrize("number", range(1, 11))  # it takes ten, or one less where two fall together
 async def test_acknowledgement_of_any_commit_is_lost(url: str, proxy: Proxy, number: int) -> None:
     """Start, send, turn commits, completion: what was written is recognised, and nothing is done twice."""
     async with App(url) as app:
-        before = proxy.commits
-        proxy.loses_commit = before + number
+        proxy.loses_commit = proxy.commits + number
         steps = await app.start(outage_steps("a", 2), id="steps", on_conflict="raise")
         waiting = await app.start(outage_wait(), id="waiting", on_conflict="raise")
         await app.send(letters, "hello", to="waiting")
         assert await steps.result(timeout=20) == 1
         assert await waiting.result(timeout=20) == "hello"
         assert [event.kind for event in await steps.history()].count("activity_completed") == 2
-        assert proxy.commits >= proxy.loses_commit
     assert set(done) == {"a/0", "a/1"}
     assert max(done.values()) == 1
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+async def test_acknowledgement_of_a_claim_is_lost(url: str, direct_url: str, proxy: Proxy, number: int) -> None:
+    """What was claimed is known to its owner all the same, long before its session would expire."""
+    async with App(url) as app, App(direct_url, worker=False) as client:
+        assert app.worker is not None
+        proxy.loses_commit = proxy.commits + number
+        steps = await client.start(outage_steps("a", 2), id="steps")
+        waiting = await client.start(outage_wait(), id="waiting")
+        await client.send(letters, "hello", to="waiting")
+        assert await steps.result(timeout=5) == 1
+        assert await waiting.result(timeout=5) == "hello"
+    assert max(done.values()) == 1
+
+
+async def test_acknowledgement_of_what_a_client_asks_is_lost(url: str, proxy: Proxy) -> None:
+    """Whatever the answer would be to one who asks twice: this one has asked once."""
+    async with App(url, worker=False) as app:
+        await app.start(outage_wait(), id="one")
+        for ask in (
+            partial(app.pause, "one"),
+            partial(app.unpause, "one"),
+            partial(app.terminate, "one", reason="enough"),
+            partial(app.purge, "one"),
+        ):
+            before = proxy.commits
+            proxy.loses_commit = before + 1
+            await ask()
+            assert proxy.commits == before + 2
+        with pytest.raises(InstanceNotFoundError):
+            await app.purge("one")
+        other = await app.start(outage_wait(), id="other")
+        await other.terminate()
+        with pytest.raises(InstanceClosedError):
+            await other.terminate()
 
 
 async def test_cut_connections_are_replaced(url: str, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:

@@ -241,6 +241,11 @@ CLAIMABLE = (
     " ORDER BY key /*pg FOR NO KEY UPDATE SKIP LOCKED */"
 )
 
+TAKEN = (
+    "SELECT key FROM instances WHERE session = ? AND key IN (SELECT value FROM json_each(?))"
+    " /*pg FOR NO KEY UPDATE NOWAIT */"
+)
+
 # A build that could not go on with the very first turn has undone it: the run begins with the build that takes it now.
 _IS_UNBEGUN = (
     f"status = {Status.BLOCKED:d} AND build IS NOT NULL AND next_seq = 0 AND waiting_on IS NULL AND recoveries = 0"
