@@ -453,7 +453,7 @@ async def beat_in_a_thread() -> str:
 @workflow
 async def beat_in_a_thread_for_a_moment() -> str:
     try:
-        async with asyncio.timeout(0.02):
+        async with asyncio.timeout(0.2):
             return await beats_in_a_thread()
     except TimeoutError:
         return "withdrawn"

@@ -276,7 +276,7 @@ async def limit_slow() -> str:
 
 async def test_instance_out_of_time_cleans_up_undoes_and_is_timed_out(make_app: MakeApp) -> None:
     async with make_app() as app:
-        handle = await app.start(limit_slow(), timeout=timedelta(seconds=0.05))
+        handle = await app.start(limit_slow(), timeout=timedelta(seconds=0.5))
         with pytest.raises(WorkflowTimedOutError, match="time limit was reached"):
             await handle.result()
         assert await handle.status() == "timed_out"

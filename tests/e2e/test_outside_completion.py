@@ -424,7 +424,7 @@ async def test_handed_over_activity_is_timed_out_while_its_run_is_in_memory(make
 async def outside_with_short_limit() -> list[object]:
     twice = RetryPolicy(initial_interval=0.001, max_attempts=2)
     try:
-        return [await outside_sign.options(timeout=0.05, retry=twice)("lease")]
+        return [await outside_sign.options(timeout=0.2, retry=twice)("lease")]
     except ActivityTimedOutError as exc:
         return [exc.kind, exc.attempts]
 
@@ -492,7 +492,7 @@ async def test_asyncio_timeout_around_a_handed_over_activity(make_app: MakeApp) 
 @workflow
 async def outside_under_a_timeout() -> str:
     try:
-        async with asyncio.timeout(0.05):
+        async with asyncio.timeout(0.2):
             return str(await outside_sign_plainly())
     except TimeoutError:
         return "too late"

@@ -93,7 +93,7 @@ async def tx_withdraw() -> str:
     await tx_prepare()
     pending = asyncio.ensure_future(tx_do("tea"))
     try:
-        async with asyncio.timeout(0.05):
+        async with asyncio.timeout(0.2):
             await pending
     except TimeoutError:
         await tx_do("clean-up")
@@ -337,7 +337,7 @@ async def test_transaction_that_is_open_for_too_long_is_rolled_back(make_app: Ma
         return "its result does not count"
 
     bodies["tea"] = body
-    async with make_app(transaction_limit=timedelta(milliseconds=50)) as app:
+    async with make_app(transaction_limit=timedelta(milliseconds=300)) as app:
         assert await work(app, "tea") == ["done"]
         assert await rows(app) == ["tea"]
     assert starts == {"tea": 2}
@@ -355,7 +355,7 @@ async def test_statement_that_takes_too_long_is_interrupted(make_app: MakeApp) -
         return "done"
 
     bodies["tea"] = body
-    async with make_app(transaction_limit=timedelta(milliseconds=50)) as app:
+    async with make_app(transaction_limit=timedelta(milliseconds=300)) as app:
         assert await work(app, "tea") == ["done"]
         assert await rows(app) == ["tea"]
     assert starts == {"tea": 2}

@@ -50,7 +50,7 @@ async def transit_slowly(run: int) -> str:
 async def transit_once(run: int) -> str:
     if run == 0:
         try:
-            async with asyncio.timeout(0.05):
+            async with asyncio.timeout(0.2):
                 return await transit_slowly(run)
         except TimeoutError:
             recur(transit_once(1))
@@ -66,7 +66,7 @@ async def test_recur_leaves_an_activity_that_was_given_up_behind(hot_limit: int)
         assert [event.payload for event in history] == ['"result of run 1"'] * 2
 
 
-@activity(retry=RetryPolicy(initial_interval=0.1, jitter=0))
+@activity(retry=RetryPolicy(initial_interval=0.5, jitter=0))
 async def transit_failing(run: int) -> str:
     begun.append(f"failing {run}")
     if run == 0:
@@ -79,7 +79,7 @@ async def transit_failing(run: int) -> str:
 async def transit_in_backoff(run: int) -> str:
     if run == 0:
         try:
-            async with asyncio.timeout(0.05):
+            async with asyncio.timeout(0.2):
                 return await transit_failing(run)
         except TimeoutError:
             recur(transit_in_backoff(1))

@@ -15,7 +15,7 @@ from romancy import App, Connection, RetryPolicy, activity, connection, workflow
 from .tables import rows_at
 
 AT_ONCE = RetryPolicy(initial_interval=timedelta(milliseconds=1))
-BRIEF = timedelta(milliseconds=100)
+BRIEF = timedelta(milliseconds=300)
 
 starts: Counter[str] = Counter()
 bodies: dict[str, Callable[[Connection], Awaitable[Any]]] = {}
