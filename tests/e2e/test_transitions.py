@@ -39,7 +39,7 @@ def fresh_world() -> None:
 async def transit_slowly(run: int) -> str:
     begun.append(f"slowly {run}")
     try:
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.6)
     except asyncio.CancelledError:
         stopped.append(f"slowly {run}")
         raise
