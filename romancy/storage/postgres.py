@@ -172,13 +172,13 @@ class PostgresStorage(SqlStorage[PostgresTransaction]):
         return Claims(found, next_due)
 
     async def commit(self, session: int, entries: Sequence[Entry]) -> list[Accepted | Rejected | Refused]:
-        """Write what turns ask for: each entry whole or not at all, in one transaction. Idempotent.
+        """Write what turns ask for: each entry whole or not at all. Idempotent.
 
         Returns:
             One answer per entry, in order.
 
         Raises:
-            SessionLostError: The session is dead; nothing is written.
+            SessionLostError: The session is dead; nothing is written, or nothing more.
         """
         answers = await self._commit(session, entries)
         if any(map(_concerns_others, entries, answers)):

@@ -156,10 +156,10 @@ class Storage(Protocol):
     async def reap_sessions(self, is_gone: Callable[[str], bool] = ...) -> int:
         """Declare dead what has expired or certainly ended, and free what it owns, in the same transaction.
 
+        An instance that was due while it was owned (a turn or a body was under way) counts a recovery.
+
         Args:
             is_gone: Told a session's `SessionInfo.process`, says whether that process has ended; by default never.
-
-        An instance that was due while it was owned (a turn or a body was under way) counts a recovery.
 
         Returns:
             How many instances were freed.
@@ -231,16 +231,17 @@ class Storage(Protocol):
         ...
 
     async def commit(self, session: int, entries: Sequence[Entry]) -> list[Accepted | Rejected | Refused]:
-        """Write what turns ask for: each entry whole or not at all, in one transaction.
+        """Write what turns ask for: each entry whole or not at all.
 
         Idempotent: an entry that an earlier call has written is recognised by its first event and accepted
-        again with the same outcomes. At most one entry per instance in a call.
+        again with the same outcomes. At most one entry per instance in a call. One that records something, or with
+        which its run goes to sleep, sets the count of recoveries back.
 
         Returns:
             One answer per entry, in order.
 
         Raises:
-            SessionLostError: The session is dead; nothing is written.
+            SessionLostError: The session is dead; nothing is written, or nothing more.
         """
         ...
 
