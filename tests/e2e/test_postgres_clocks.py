@@ -18,6 +18,8 @@ from .scripts.skewed import WORKFLOWS, letters, skewed_sleeper, skewed_waiter
 pytestmark = pytest.mark.anyio
 
 HOUR = 3600.0
+LATEST = 15.0
+"""Seconds: however busy the machine is, it is no hour late."""
 TTL = timedelta(seconds=2)
 
 
@@ -47,16 +49,17 @@ async def test_timers_take_as_long_as_they_say(url: str, skew: float) -> None:
         sleeping = await client.start(skewed_sleeper(1.0), id="sleeping")
         in_vain = await client.start(skewed_waiter(1.0), id="in vain")
         waiting = await client.start(skewed_waiter(10.0), id="waiting")
-        later = await client.start(skewed_waiter(10.0), id="later", delay=timedelta(seconds=1))
+        later = await client.start(skewed_waiter(10.0), id="later", delay=timedelta(seconds=3))
         await client.send(letters, "hello", to="waiting")
         assert await waiting.result(timeout=5) == "hello"
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3
         assert (await later.info()).status == "pending"
-        assert 1.0 <= await sleeping.result(timeout=5) < 3.0
+        assert 1.0 <= await sleeping.result(timeout=5) < LATEST
         assert await in_vain.result(timeout=5) == "in vain"
-        assert 1.0 <= time.monotonic() - began < 4.0
+        assert 1.0 <= time.monotonic() - began < LATEST
         await client.send(letters, "late", to="later")
-        assert await later.result(timeout=5) == "late"
+        assert await later.result(timeout=8) == "late"
+        assert 3.0 <= time.monotonic() - began < LATEST
         infos = [await handle.info() for handle in (sleeping, in_vain, waiting, later)]
         for info in infos:
             assert abs((info.created_at - datetime.now(UTC)).total_seconds()) < 20
@@ -80,6 +83,6 @@ async def test_sessions_live_and_die_by_the_server_s_clock(url: str, skew: float
             assert app.worker._session.id == ours
             assert [(await handle.info()).status for handle in handles] == ["running"] * 20
             process.kill()
-            assert all([4.0 <= await handle.result(timeout=15) < 8.0 for handle in handles])
-            assert 4.0 <= time.monotonic() - began < 9.0
+            assert all([4.0 <= await handle.result(timeout=15) < LATEST for handle in handles])
+            assert 4.0 <= time.monotonic() - began < LATEST
             assert {(await handle.info()).recoveries for handle in handles} == {0}
