@@ -31,7 +31,7 @@ def elsewhere() -> Iterator[Server]:
         asyncio.run(server.execute("ALTER SYSTEM SET timezone = 'Asia/Kathmandu'"))
         asyncio.run(server.execute("SELECT pg_reload_conf()"))
         while asyncio.run(server.execute("SHOW timezone"))[0][0] != "Asia/Kathmandu":
-            time.sleep(0.05)
+            time.sleep(0.05)  # the server reads its file again when it comes to it
         yield server
 
 
@@ -74,10 +74,10 @@ async def test_sessions_live_and_die_by_the_server_s_clock(url: str, skew: float
         ours = app.worker._session.id
         async with running("skewed.py", url, skew) as process:
             await process.expect("serving")
+            began = time.monotonic()
             async with App(url, worker=False) as client:
                 for n in range(20):
                     await client.start(skewed_sleeper(4.0), id=f"{n}")
-            began = time.monotonic()
             handles = [await app.get(f"{n}") for n in range(20)]
             await asyncio.sleep(2.5)  # longer than a session lives that nobody renews
             assert app.worker._session.id == ours
