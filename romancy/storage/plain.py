@@ -10,7 +10,10 @@ from romancy.storage.rows import PlainRow
 from romancy.storage.waking import parked_until
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
     from romancy.core.records import Entry
+    from romancy.storage.commit import Answer
 
 NOTHING_ASKED = Accepted([])
 """The answer to a plain entry that was written: its inbox holds nothing new."""
@@ -25,6 +28,12 @@ def is_plain(entry: Entry) -> bool:
         and entry.next_run is None
         and entry.shown is None
     )
+
+
+def answers_of(entries: Sequence[Entry], written: Container[int], decided: Sequence[Answer]) -> list[Answer]:
+    """Put together the answers to plain entries that were written, told by their keys, and to the decided others."""
+    others = iter(decided)
+    return [NOTHING_ASKED if entry.key in written else next(others) for entry in entries]
 
 
 def plain_row(session: int, entry: Entry, now: int) -> PlainRow:

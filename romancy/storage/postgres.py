@@ -10,7 +10,7 @@ from romancy.errors import StorageError
 from romancy.storage import claims, instances, postgres_plain
 from romancy.storage.gathering import Gathering
 from romancy.storage.outages import Outages
-from romancy.storage.plain import NOTHING_ASKED
+from romancy.storage.plain import NOTHING_ASKED, answers_of
 from romancy.storage.postgres_clock import ServerClock, monotonic
 from romancy.storage.postgres_connections import Connections
 from romancy.storage.postgres_dialect import fence
@@ -187,17 +187,13 @@ class PostgresStorage(SqlStorage[PostgresTransaction]):
 
     async def _commit(self, session: int, entries: Sequence[Entry]) -> list[Accepted | Rejected | Refused]:
         """Write what can be written by one statement so, and everything else in a transaction that decides."""
-        if not entries or not postgres_plain.is_possible(entries):
+        if not postgres_plain.is_possible(entries):
             return await super().commit(session, entries)
-
-        async def at_once(tx: Tx) -> set[int]:
-            return await postgres_plain.write(tx, session, entries)
-
-        written = await self._write_at_once(at_once)
+        written = await self._write_at_once(lambda tx: postgres_plain.write(tx, session, entries))
         if len(written) == len(entries):
             return [NOTHING_ASKED] * len(entries)
-        others = iter(await super().commit(session, [entry for entry in entries if entry.key not in written]))
-        return [NOTHING_ASKED if entry.key in written else next(others) for entry in entries]
+        left = [entry for entry in entries if entry.key not in written]
+        return answers_of(entries, written, await super().commit(session, left))
 
     async def _renew(self, session: int, ttl: timedelta) -> tuple[Elder, int | None]:
         sent = monotonic()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import asyncpg
 
@@ -28,12 +28,17 @@ def arrays(rows: Sequence[Sequence[object]], types: Sequence[str]) -> list[list[
 
 
 def _written_out(column: Sequence[object]) -> str:
-    numbers = cast("Sequence[Any]", column)
     try:
-        return f"{{{','.join(map(_repr, numbers))}}}"
-    except TypeError:
-        pass  # there is a None, or something worse
+        parts = list(map(_repr, cast("Sequence[int]", column)))
+    except TypeError:  # there is a None, or something worse
+        parts = [_or_null(number) for number in column]
+    return f"{{{','.join(parts)}}}"
+
+
+def _or_null(number: object) -> str:
+    if number is None:
+        return "NULL"
     try:
-        return f"{{{','.join(['NULL' if number is None else _repr(number) for number in numbers])}}}"
+        return _repr(cast("int", number))
     except TypeError as error:
         raise asyncpg.DataError(f"a number is expected: {error}") from error

@@ -34,12 +34,8 @@ _SETTINGS = {
     "enable_seqscan": "off",
 }
 _TRANSACTION_TIMEOUT = {"transaction_timeout": "4s"}
-_KEEPALIVES = {
-    "tcp_keepalives_idle": "5",
-    "tcp_keepalives_interval": "2",
-    "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "5s",
-}
+KEEPALIVES = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
+"""For the server, by which it notices that this process has vanished."""
 _TRANSACTION_TIMEOUT_SINCE = 17
 _EPOCH = 946_684_800_000_000
 """PostgreSQL's, 2000-01-01, in epoch microseconds."""
@@ -175,7 +171,7 @@ class Connections:
         settings = self.settings
         if settings.pooler:
             return await connect(settings.dsn, is_pooled=True)
-        given = {"search_path": settings.schema, **_SETTINGS, **_KEEPALIVES}
+        given = {"search_path": settings.schema, **_SETTINGS, **KEEPALIVES, "tcp_user_timeout": "5s"}
         connection = await connect(settings.dsn, server_settings=given)
         if connection.get_server_version().major >= _TRANSACTION_TIMEOUT_SINCE:
             try:

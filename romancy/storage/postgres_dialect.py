@@ -54,13 +54,13 @@ def without_waiting(text: str) -> str:
 
 
 @functools.cache
-def together(batches: tuple[tuple[Batch, int], ...]) -> str:
-    """Make one statement of batches, each given with the number of its parameters, which follow one another."""
+def together(batches: tuple[Batch, ...]) -> str:
+    """Make one statement of batches, whose parameters follow one another."""
     if len(batches) == 1:
-        return batches[0][0].postgres
+        return batches[0].postgres
     parts: list[str] = []
     before = 0
-    for index, (batch, count) in enumerate(batches):
+    for index, batch in enumerate(batches):
         parts.append(f"w{index} AS ({shifted(batch.postgres, before)})")
-        before += count
+        before += len(batch.types)
     return f"WITH {', '.join(parts)} SELECT 1"

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from romancy.storage.postgres_connections import connect
+from romancy.storage.postgres_connections import KEEPALIVES, connect
 from romancy.storage.postgres_errors import RAISED
 
 if TYPE_CHECKING:
@@ -20,12 +20,7 @@ _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 5.0
 _CHECK_EVERY = 60.0
 _SHORTEST_INTERVAL = 0.002
-_SETTINGS = {
-    "synchronous_commit": "off",  # a notification is written nowhere: there is nothing to flush
-    "tcp_keepalives_idle": "5",
-    "tcp_keepalives_interval": "2",
-    "tcp_keepalives_count": "3",
-}
+_SETTINGS = {"synchronous_commit": "off", **KEEPALIVES}  # a notification is written nowhere: nothing to flush
 
 
 class Listener:

@@ -58,7 +58,7 @@ def settings_of(
     Raises:
         StorageError: Something of it can't be understood.
     """
-    parts, name = urlsplit(url), without_password(url)
+    parts, name = urlsplit(url), _without_password(url)
     if parts.scheme not in _SCHEMES:
         raise StorageError(f"{name}: write postgresql://user:password@host:port/database")
     others: list[tuple[str, str]] = []
@@ -95,8 +95,7 @@ def _switch(name: str, option: str, value: str) -> bool:
         raise StorageError(f"{name}: {option} is {value!r}; write {option}=1 or {option}=0") from None
 
 
-def without_password(url: str) -> str:
-    """Return a URL as it may be shown."""
+def _without_password(url: str) -> str:
     parts = urlsplit(url)
     user, found, host = parts.netloc.rpartition("@")
     query = [(option, "***" if option == "password" else value) for option, value in parse_qsl(parts.query)]

@@ -106,10 +106,10 @@ class PostgresTx:
 
     async def write(self, *batches: tuple[Batch, Sequence[Sequence[object]]]) -> None:
         """Execute batches, in one statement."""
-        asked = [(batch, arrays(rows, batch.types)) for batch, rows in batches if rows]
+        asked = [(batch, rows) for batch, rows in batches if rows]
         if asked:
-            text = together(tuple((batch, len(columns)) for batch, columns in asked))
-            await self._execute(text, *(column for _, columns in asked for column in columns))
+            text = together(tuple(batch for batch, _ in asked))
+            await self._execute(text, *(column for batch, rows in asked for column in arrays(rows, batch.types)))
 
     async def insert(self, batch: Batch, rows: Sequence[Sequence[object]]) -> Rows:
         """Execute a batch and return what it returns; instances are locked after it only if nobody has them."""

@@ -197,7 +197,7 @@ class SqliteStorage(SqlStorage[SqliteTransaction]):
     def _tx(self, connection: sqlite3.Connection) -> SqliteTx:
         return SqliteTx(connection, self.clock.now())
 
-    async def _write(self, work: Work[T], *, relying_on: int | None = None) -> T:  # noqa: ARG002
+    async def _write(self, work: Work[T], *, relying_on: int | None = None) -> T:  # noqa: ARG002 - a fence costs no trip
         return await self._writer.write(lambda c: drive(work(self._tx(c))))
 
     async def _read(self, work: Work[T]) -> T:

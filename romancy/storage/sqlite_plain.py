@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from romancy.storage.commit import begin, with_mail_told, write
 from romancy.storage.entries import events_of
-from romancy.storage.plain import NOTHING_ASKED, is_plain, plain_row
+from romancy.storage.plain import NOTHING_ASKED, answers_of, is_plain, plain_row
 from romancy.storage.sql import history, instances
 from romancy.storage.sql.plain import ADVANCE_IF_UNCHANGED, ADVANCED, SETTLE_IF_UNCHANGED
 
@@ -35,9 +35,8 @@ async def commit(tx: SqliteTx, session: int, entries: Sequence[Entry]) -> list[A
     if len(plain) == len(entries):
         return [NOTHING_ASKED] * len(entries)
     written = {entry.key for entry in plain}
-    others = iter(await write(tx, session, [e for e in entries if e.key not in written]))
-    answers = [NOTHING_ASKED if entry.key in written else next(others) for entry in entries]
-    return await with_mail_told(tx, entries, answers)
+    left = [entry for entry in entries if entry.key not in written]
+    return await with_mail_told(tx, entries, answers_of(entries, written, await write(tx, session, left)))
 
 
 async def plain_of(tx: SqliteTx, session: int, entries: Sequence[Entry]) -> list[Entry]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from romancy.core.records import Claim
 from romancy.errors import SessionLostError, StorageError
+from romancy.worker import pacing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("romancy")
 _CLAIM_LIMIT = 200
-_PAUSE_AFTER_FAILURE = 0.5
-_SHORTEST_PAUSE = 0.01
 
 
 class Claiming:
@@ -125,7 +124,7 @@ class Claiming:
                 except StorageError as exc:
                     _logger.warning("claiming failed, trying again: %s", exc)
                     self._has_strays = True
-                    await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+                    await asyncio.sleep(pacing.PAUSE_AFTER_FAILURE)
                     continue
                 except Exception:
                     self._has_strays = True
@@ -145,7 +144,7 @@ class Claiming:
 
     async def _wait_for_claimable(self) -> None:
         """Wait until something may be due."""
-        timeout = max((self._settings.poll_interval or self._storage.poll_interval).total_seconds(), _SHORTEST_PAUSE)
+        timeout = pacing.seconds_between_polls(self._storage, self._settings.poll_interval)
         self._is_full = self._room() <= 0
         if self._next_due is not None and not self._is_full and self._session.id is not None:
             timeout = min(timeout, max(0.0, (self._next_due - self._clock.now()) / 1_000_000))

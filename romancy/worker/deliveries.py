@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from romancy.errors import StorageError
+from romancy.worker import pacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from romancy.worker.turns import Turns
 
 _logger = logging.getLogger("romancy")
-_PAUSE_AFTER_FAILURE = 0.5
-_SHORTEST_PAUSE = 0.01
 _PORTION = 500
 """About how many messages are put into inboxes in one transaction: others want to write too."""
 
@@ -53,7 +52,7 @@ class Deliveries:
                 mails = await self._storage.mail(session)
             except StorageError as exc:
                 _logger.warning("reading inboxes failed, trying again: %s", exc)
-                await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+                await asyncio.sleep(pacing.PAUSE_AFTER_FAILURE)
                 self.mail_wanted.set()
                 continue
             for mail in mails:
@@ -72,7 +71,7 @@ class Deliveries:
                 handed = await self._storage.hand_out(limit=_PORTION)
             except StorageError as exc:
                 _logger.warning("handing out topics failed, trying again: %s", exc)
-                await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+                await asyncio.sleep(pacing.PAUSE_AFTER_FAILURE)
                 self.topics_wanted.set()
                 continue
             on_reached(handed.reached)
@@ -82,8 +81,7 @@ class Deliveries:
     async def _wait_for(self, event: asyncio.Event) -> bool:
         """Wait for an event, but not for ever; return whether it came."""
         try:
-            interval = self._interval or self._storage.poll_interval
-            async with asyncio.timeout(max(interval.total_seconds(), _SHORTEST_PAUSE)):
+            async with asyncio.timeout(pacing.seconds_between_polls(self._storage, self._interval)):
                 await event.wait()
         except TimeoutError:
             return False

@@ -12,6 +12,7 @@ from romancy.core.records import SessionInfo
 from romancy.core.versions import version_key
 from romancy.errors import StorageError
 from romancy.replay.execution import Execution
+from romancy.worker import pacing
 from romancy.worker.activities import ActivityRunner
 from romancy.worker.build import build_of, runtime
 from romancy.worker.claiming import Claiming
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from romancy.worker.settings import WorkerSettings
 
 _logger = logging.getLogger("romancy")
-_PAUSE_AFTER_FAILURE = 0.5
-_SHORTEST_PAUSE = 0.01
 
 
 class Listener(Protocol):
@@ -64,7 +63,7 @@ async def _for_ever(duty: Callable[[], Coroutine[object, object, None]]) -> None
             await duty()
         except Exception:
             _logger.exception("a duty of the worker failed, beginning it again")
-        await asyncio.sleep(_PAUSE_AFTER_FAILURE)
+        await asyncio.sleep(pacing.PAUSE_AFTER_FAILURE)
 
 
 class Worker:
@@ -309,7 +308,7 @@ class Worker:
     async def _tidy_for_ever(self) -> None:
         idle_timeout = self._settings.idle_timeout.total_seconds()
         while True:
-            await asyncio.sleep(min(max(idle_timeout / 4, _SHORTEST_PAUSE), 30.0))
+            await asyncio.sleep(min(max(idle_timeout / 4, pacing.SHORTEST_PAUSE), 30.0))
             self._turns.evict_surplus(idle_timeout)
             self._activities.warn_of_long_bodies()
 

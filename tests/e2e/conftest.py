@@ -14,7 +14,7 @@ from romancy import App
 from romancy.storage.postgres import PostgresStorage
 from romancy.storage.protocol import Storage
 from romancy.storage.urls import storage_at
-from romancy.worker import claiming, committer, deliveries
+from romancy.worker import committer, pacing
 from tests.postgres import Server
 
 from .faults import OffsetClock
@@ -132,6 +132,5 @@ def database(back_end: BackEnd) -> str:
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again soon after a failure: that it is tried again is what counts."""
-    monkeypatch.setattr(claiming, "_PAUSE_AFTER_FAILURE", 0.001)
-    monkeypatch.setattr(deliveries, "_PAUSE_AFTER_FAILURE", 0.001)
+    monkeypatch.setattr(pacing, "PAUSE_AFTER_FAILURE", 0.001)
     monkeypatch.setattr(committer, "_FIRST_PAUSE", 0.001)

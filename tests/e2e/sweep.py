@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 from romancy import App, StorageError, WorkflowFailedError, activity_info
@@ -16,7 +17,7 @@ from romancy.client.handle import Handle
 from romancy.core.calls import Call
 from romancy.core.definitions import Workflow
 from romancy.storage.protocol import Storage
-from romancy.storage.sqlite import SqliteStorage
+from romancy.storage.urls import storage_at
 
 from .faults import Fault, FaultyStorage, OffsetClock, insist
 
@@ -65,17 +66,13 @@ class Scenario(NamedTuple):
 
 
 MakeStorage: TypeAlias = Callable[[OffsetClock], Storage]
-
-
-def in_memory(clock: OffsetClock) -> Storage:
-    """Make a database that is gone with its universe."""
-    return SqliteStorage("sqlite://", clock=clock)
+_in_memory: MakeStorage = partial(storage_at, "sqlite://")
 
 
 class Universe:
     """One database, the processes that use it one after the other, and what they did."""
 
-    def __init__(self, clock: OffsetClock, hot_limit: int, make: MakeStorage = in_memory) -> None:
+    def __init__(self, clock: OffsetClock, hot_limit: int, make: MakeStorage = _in_memory) -> None:
         self._clock = clock
         self._hot_limit = hot_limit
         self.database = make(clock)
@@ -150,7 +147,7 @@ async def sweep(
     fault: Fault,
     is_mortal: bool,
     at_least: int = 10,
-    make: MakeStorage = in_memory,
+    make: MakeStorage = _in_memory,
     every: int = 1,
 ) -> None:
     """Play a scenario once undisturbed, and then once for each storage call, which fails.

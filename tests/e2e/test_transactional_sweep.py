@@ -15,6 +15,7 @@ from romancy.core import registry
 from .conftest import BackEnd
 from .faults import Fault, OffsetClock, insist
 from .sweep import WORLDS, Scenario, act, outcome_of, sweep
+from .transactional import Dialect, forget
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("short_pauses")]
 
@@ -26,33 +27,28 @@ def the_app() -> App:
     return cast("App", registry.the_open_app("txsweep"))
 
 
-class Dialect:
-    """How SQL is written on the database under test."""
-
-    table = insert = ""
-
-
 @pytest.fixture(autouse=True)
-def dialect(back_end: BackEnd) -> None:
-    is_postgres = back_end.name == "postgres"
-    number = "bigint GENERATED ALWAYS AS IDENTITY" if is_postgres else "INTEGER PRIMARY KEY"
-    Dialect.table = f"CREATE TABLE txsweep (number {number}, text TEXT)"
-    Dialect.insert = f"INSERT INTO txsweep (text) VALUES ({'$1' if is_postgres else '?'})"
+def fresh_world(request: pytest.FixtureRequest) -> None:
+    forget(request)
+
+
+def insert() -> str:
+    return f"INSERT INTO txsweep (text) VALUES ({Dialect.parameter})"
 
 
 async def write(db: Connection, text: str) -> None:
-    await db.execute(Dialect.insert, (text,))
+    await db.execute(insert(), (text,))
 
 
 @activity(transactional=True, retry=_AT_ONCE)
 async def txsweep_prepare() -> None:
-    await connection().execute(Dialect.table)
+    await connection().execute("CREATE TABLE txsweep (text TEXT)")
 
 
 @activity(transactional=True, retry=_AT_ONCE)
 async def txsweep_write(text: str) -> str:
     db = connection()
-    await db.executemany(Dialect.insert, [(f"{text} 1",), (f"{text} 2",)])
+    await db.executemany(insert(), [(f"{text} 1",), (f"{text} 2",)])
     return text
 
 

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from romancy.core.records import Status
 from romancy.storage.postgres_arrays import arrays
+from romancy.storage.sql import rows, types
 from tests.postgres import Server
 
+COLUMNS = ("key", "run", "kind", "is_progress", "workflow", "payload")
 TYPES = ("bigint", "integer", "smallint", "boolean", "text", "bytea")
 
 
@@ -39,20 +41,18 @@ values = st.tuples(
     st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
     st.none() | st.binary(),
 )
-TEXT = ", ".join(
-    f"${n}::text::{t}[]" if t in {"bigint", "integer", "smallint", "boolean"} else f"${n}::{t}[]"
-    for n, t in enumerate(TYPES, 1)
-)
 
 
 @settings(max_examples=200, deadline=None)
-@given(rows=st.lists(values, max_size=6))
+@given(given_rows=st.lists(values, max_size=6))
 def test_rows_come_back_as_they_were(
-    connection: tuple[asyncio.AbstractEventLoop, asyncpg.Connection[Any]], rows: list[tuple[Any, ...]]
+    connection: tuple[asyncio.AbstractEventLoop, asyncpg.Connection[Any]], given_rows: list[tuple[Any, ...]]
 ) -> None:
     loop, there = connection
-    found = loop.run_until_complete(there.fetch(f"SELECT * FROM unnest({TEXT})", *arrays(rows, TYPES)))
-    assert [tuple(row) for row in found] == rows
+    assert types("instances", COLUMNS) == TYPES
+    text = f"SELECT * FROM {rows('instances', COLUMNS)}"
+    found = loop.run_until_complete(there.fetch(text, *arrays(given_rows, TYPES)))
+    assert [tuple(row) for row in found] == given_rows
 
 
 def test_members_of_enums_and_booleans_are_their_numbers() -> None:

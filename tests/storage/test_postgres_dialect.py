@@ -34,13 +34,13 @@ def test_statement_that_locks_can_be_told_not_to_wait() -> None:
 
 
 def test_batches_become_one_statement_with_their_parameters_in_a_row() -> None:
-    batches = (insert("channels", ("name", "mode")), 2), (delete("messages", ("key", "seq")), 2)
+    batches = insert("channels", ("name", "mode")), delete("messages", ("key", "seq"))
     text = together(batches)
     assert text.startswith("WITH w0 AS (INSERT INTO channels (name, mode) SELECT")
     assert "unnest($1::text[], $2::text::smallint[])" in text
     assert "unnest($3::text::bigint[], $4::text::integer[])" in text
     assert "messages.key = ANY($3::text::bigint[])" in text
-    assert together(batches[:1]) == batches[0][0].postgres
+    assert together(batches[:1]) == batches[0].postgres
 
 
 def test_update_of_many_finds_its_rows_by_an_index() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import asyncpg
 import msgspec
@@ -16,7 +16,7 @@ from romancy.core.records import LEAVE, Entry, Status
 from romancy.errors import SessionLostError
 from romancy.storage import commit, postgres_plain
 from romancy.storage.commit import Answer
-from romancy.storage.plain import NOTHING_ASKED
+from romancy.storage.plain import answers_of
 from romancy.storage.postgres import PostgresStorage
 from romancy.storage.postgres_connections import Connections
 from romancy.storage.postgres_tx import Plan, PostgresTx
@@ -25,6 +25,7 @@ from romancy.testing.storage_suite.making import note
 from tests.postgres import Server
 from tests.storage.batches import KEYS, NOW, ROW, SESSION, entries, rows
 
+T = TypeVar("T")
 TABLES = ("instances", "history", "messages", "sessions", "heartbeats")
 
 
@@ -36,22 +37,21 @@ class Bench:
         self.connection = connection
 
     def try_out(
-        self, given_rows: list[dict[str, object]], batch: Sequence[Entry], *, is_decided: bool
-    ) -> tuple[list[Answer], list[object]]:
-        """Commit a batch, one way or the other; return the answers, and all rows after it."""
-        return self.loop.run_until_complete(self._try_out(given_rows, batch, is_decided))
+        self, given_rows: list[dict[str, object]], work: Callable[[PostgresTx], Awaitable[T]]
+    ) -> tuple[T, list[object]]:
+        """Do something with rows; return what it returned, and all rows after it."""
+        return self.loop.run_until_complete(self._try_out(given_rows, work))
 
     async def _try_out(
-        self, given_rows: list[dict[str, object]], batch: Sequence[Entry], is_decided: bool
-    ) -> tuple[list[Answer], list[object]]:
+        self, given_rows: list[dict[str, object]], work: Callable[[PostgresTx], Awaitable[T]]
+    ) -> tuple[T, list[object]]:
         await self.connection.execute("BEGIN")
         try:
             await self._fill(given_rows)
             plan = Plan()
             plan.is_careful = True
-            tx = PostgresTx(self.connection, NOW, NOW, plan)
-            answers = await (commit.commit(tx, SESSION, batch) if is_decided else at_once(tx, batch))
-            return answers, [
+            result = await work(PostgresTx(self.connection, NOW, NOW, plan))
+            return result, [
                 [tuple(row) for row in await self.connection.fetch(f"SELECT * FROM {table} ORDER BY 1, 2, 3")]
                 for table in TABLES
             ]
@@ -81,8 +81,9 @@ class Bench:
 
 async def at_once(tx: PostgresTx, batch: Sequence[Entry]) -> list[Answer]:
     written = await postgres_plain.write(tx, SESSION, batch)
-    others = iter(await commit.write(tx, SESSION, [entry for entry in batch if entry.key not in written]))
-    return [NOTHING_ASKED if entry.key in written else next(others) for entry in batch]
+    return answers_of(
+        batch, written, await commit.write(tx, SESSION, [entry for entry in batch if entry.key not in written])
+    )
 
 
 @pytest.fixture(scope="module")
@@ -109,19 +110,23 @@ def plain(batch: Sequence[Entry]) -> list[Entry]:
     return [msgspec.structs.replace(entry, requests=[], next_run=None, silenced=()) for entry in batch]
 
 
+def check_that_both_agree(bench: Bench, given_rows: list[dict[str, object]], batch: Sequence[Entry]) -> None:
+    asked = plain(batch)
+    assert bench.try_out(given_rows, lambda tx: at_once(tx, asked)) == bench.try_out(
+        given_rows, lambda tx: commit.commit(tx, SESSION, asked)
+    )
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(rows, min_size=4, max_size=4), st.tuples(*(entries(key) for key in KEYS)))
 def test_both_paths_agree(bench: Bench, given_rows: list[dict[str, object]], batch: tuple[Entry, ...]) -> None:
-    asked = plain(batch)
-    assert bench.try_out(given_rows, asked, is_decided=False) == bench.try_out(given_rows, asked, is_decided=True)
+    check_that_both_agree(bench, given_rows, batch)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.tuples(*(entries(key) for key in KEYS)))
 def test_both_paths_agree_when_all_entries_hold(bench: Bench, batch: tuple[Entry, ...]) -> None:
-    asked = plain(batch)
-    given_rows: list[dict[str, object]] = [{}] * len(KEYS)
-    assert bench.try_out(given_rows, asked, is_decided=False) == bench.try_out(given_rows, asked, is_decided=True)
+    check_that_both_agree(bench, [{}] * len(KEYS), batch)
 
 
 def ordinary() -> list[Entry]:
@@ -133,16 +138,7 @@ def ordinary() -> list[Entry]:
 
 
 def written(bench: Bench, given_rows: list[dict[str, object]], batch: Sequence[Entry], session: int) -> set[int]:
-    async def write() -> set[int]:
-        await bench.connection.execute("BEGIN")
-        try:
-            await bench._fill(given_rows)
-            tx = PostgresTx(bench.connection, NOW, NOW, Plan())
-            return await postgres_plain.write(tx, session, batch)
-        finally:
-            await bench.connection.execute("ROLLBACK")
-
-    return bench.loop.run_until_complete(write())
+    return bench.try_out(given_rows, lambda tx: postgres_plain.write(tx, session, batch))[0]
 
 
 def test_ordinary_turns_need_no_decision(bench: Bench) -> None:

@@ -52,7 +52,7 @@ def stop_in_batch(decide: Callable[..., Any]) -> Callable[..., Any]:
 async def main(database: str) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    commit.decide = stop_in_batch(commit.decide)  # type: ignore[attr-defined]
+    commit.decide = stop_in_batch(commit.decide)  # type: ignore[attr-defined] # its own name, between lock and write
     ttl = timedelta(seconds=1)
     async with App(database, workflows=[stopped_sender, stopped_receiver], session_ttl=ttl) as app:
         await app.start(stopped_sender("stopped"), id="stopped")
