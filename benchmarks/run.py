@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-NAMES = ("throughput", "latency", "core", "commit", "recur", "transactional")
+NAMES = ("throughput", "latency", "core", "commit", "recur", "transactional", "hooks")
 
 
 def main() -> int:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from databases import KINDS, databases
 
-from romancy import App, activity, workflow
+from romancy import App, Hooks, activity, workflow
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from multiprocessing.synchronize import Barrier
 
 ACTIVITIES = 10
@@ -34,9 +35,11 @@ async def ten(n: int) -> int:
     return n
 
 
-async def measure(url: str, runs: int, in_flight: int, barrier: Barrier | None = None) -> dict[str, float]:
+async def measure(
+    url: str, runs: int, in_flight: int, barrier: Barrier | None = None, hooks: Sequence[Hooks] = ()
+) -> dict[str, float]:
     """Run all, so many at a time, and return what it took."""
-    async with App(url, max_activities=10_000) as app:
+    async with App(url, max_activities=10_000, hooks=hooks) as app:
         left = iter(range(runs))
         worker = app.worker
         if worker is None:

@@ -11,6 +11,7 @@ from romancy.client.handle import Handle
 from romancy.client.info import HistoryEvent, InstanceInfo, RunInfo
 from romancy.core.calls import Call
 from romancy.core.definitions import activity, workflow
+from romancy.core.hooks import Hooks
 from romancy.core.retry import RetryPolicy
 from romancy.errors import (
     ActivityFailedError,
@@ -41,6 +42,7 @@ from romancy.errors import (
     WorkflowTerminatedError,
     WorkflowTimedOutError,
 )
+from romancy.logging import logger
 from romancy.replay.suspend import SuspendKind, SuspendSignal, as_suspend_signal, is_suspend_signal
 from romancy.workflows.channels import Channel, Message
 from romancy.workflows.children import ChildHandle, start_child
@@ -71,6 +73,7 @@ __all__ = [
     "DefinitionError",
     "Handle",
     "HistoryEvent",
+    "Hooks",
     "InstanceAlreadyExistsError",
     "InstanceClosedError",
     "InstanceInfo",
@@ -109,6 +112,7 @@ __all__ = [
     "connection",
     "heartbeat",
     "is_suspend_signal",
+    "logger",
     "now",
     "patched",
     "random",

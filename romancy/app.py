@@ -13,6 +13,7 @@ from romancy.core import registry
 from romancy.core.codec import DEFAULT_PAYLOAD_LIMIT, JsonCodec
 from romancy.core.retry import RetryPolicy
 from romancy.errors import NoAppError
+from romancy.observers import Observers
 from romancy.storage.urls import storage_at
 from romancy.worker.settings import WorkerSettings
 from romancy.worker.worker import Worker
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from romancy.core.clock import Clock
     from romancy.core.codec import Codec
     from romancy.core.definitions import Workflow
+    from romancy.core.hooks import Hooks
     from romancy.storage.protocol import Storage
     from romancy.workflows.channels import Channel
 
@@ -78,6 +80,7 @@ class App:
         payload_limit: int = DEFAULT_PAYLOAD_LIMIT,
         build: str | None = None,
         migrate: bool = True,
+        hooks: Sequence[Hooks] = (),
     ) -> None:
         """Describe the app; nothing is opened yet.
 
@@ -110,9 +113,12 @@ class App:
             payload_limit: Upper bound of an encoded value in bytes.
             build: Names the deployed code; by default a digest of the modules that define the workflows.
             migrate: Bring the schema up to date; False: only verify it.
+            hooks: Who is told what happens, each in a thread of its own; see `Hooks`. The first that has a
+                ``propagator`` says which trace goes on.
 
         Raises:
             ValueError: A duration that must be positive is not.
+            TypeError: One of the hooks is none.
         """
         for name, given in (("session_ttl", session_ttl), ("transaction_limit", transaction_limit)):
             if given <= timedelta(0):
@@ -124,6 +130,7 @@ class App:
         self._workflows = workflows
         self._has_worker = worker
         self._migrate = migrate
+        self._observers = Observers(hooks)
         self._settings = WorkerSettings(
             hot_limit=hot_limit,
             idle_timeout=idle_timeout,
@@ -155,6 +162,7 @@ class App:
         storage = storage_at(self.url, self._clock) if isinstance(self.url, str) else self.url
         clock = self._clock or storage.clock
         await storage.open(migrate=self._migrate)
+        self._observers.open()
         try:
             self._storage = storage
             waiters = Waiters(storage)
@@ -167,6 +175,7 @@ class App:
                     codec=self._codec,
                     clock=clock,
                     listener=waiters,
+                    observers=self._observers,
                 )
                 await self._worker.start()
             client = Client(
@@ -176,11 +185,13 @@ class App:
                 clock=clock,
                 payload_limit=self._settings.payload_limit,
                 on_change=self._changed,
+                observers=self._observers,
                 local=self._worker,
             )
         except BaseException:
             self._worker = None
             await storage.close()
+            await self._observers.close()
             raise
         self._client = client
         self._watching = asyncio.create_task(self._watch(storage, client))
@@ -222,6 +233,7 @@ class App:
             if self._storage is not None:
                 await self._storage.close()
                 self._storage = None
+            await self._observers.close()
 
     async def _watch(self, storage: Storage, client: Client) -> None:
         """Look again whenever another process has written, and now and then in any case."""
@@ -257,6 +269,10 @@ class App:
     def worker(self) -> Worker | None:
         """The worker of the open app; None if it has none."""
         return self._worker
+
+    async def hooks_told(self) -> None:
+        """Wait until all hooks have been told of what has happened until now, for five seconds at most."""
+        await self._observers.told()
 
     # -- the client's methods ---------------------------------------------------------------------------
 

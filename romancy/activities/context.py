@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 
 from romancy.core.commands import RunActivity
+from romancy.core.tracing import TraceContext
 from romancy.errors import OutsideWorkflowError
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class ActivityContext(NamedTuple):
     details: bytes | None
     pulse: Pulse
     heart: Heart
+    run_trace: TraceContext | None
 
 
 current_activity: ContextVar[ActivityContext] = ContextVar("romancy_activity")

@@ -24,6 +24,7 @@ from romancy.errors import (
     InstanceNotFoundError,
     InstanceRunningError,
 )
+from romancy.observers import end_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from romancy.core.clock import Clock
     from romancy.core.codec import Codec
     from romancy.core.records import Creation, Instance
+    from romancy.observers import Observers
     from romancy.storage.protocol import Storage
 
 R = TypeVar("R")
@@ -78,6 +80,7 @@ class Client(Sender):
         clock: Clock,
         payload_limit: int,
         on_change: Callable[[], None],
+        observers: Observers,
         local: LocalWorker | None = None,
     ) -> None:
         """Prepare.
@@ -89,11 +92,13 @@ class Client(Sender):
             clock: Says when a new instance is due.
             payload_limit: Upper bound of an encoded value in bytes.
             on_change: Called after a write that may give a worker of this process something to do.
+            observers: Tells hooks of what is sent and ended, and says which trace goes on.
             local: The worker of this process, which owns what is started here as far as it serves it.
         """
-        super().__init__(storage, codec, payload_limit, on_change)
+        super().__init__(
+            storage, codec=codec, clock=clock, payload_limit=payload_limit, on_change=on_change, observers=observers
+        )
         self.waiters = waiters
-        self._clock = clock
         self._local = local
 
     def is_told_of(self, key: int) -> bool:
@@ -164,9 +169,10 @@ class Client(Sender):
         payload = definition.signature.bind_encode(self._codec, call.args, call.kwargs, subject)
         check_size(payload, self._payload_limit, subject)
         call.close()
+        execution_id = int.from_bytes(random_bytes(8), "big") >> 2
         new = NewInstance(
             id=chosen,
-            execution_id=int.from_bytes(random_bytes(8), "big") >> 2,
+            execution_id=execution_id,
             workflow=definition.name,
             version=definition.version,
             input=payload,
@@ -174,6 +180,7 @@ class Client(Sender):
             deadline=deadline,
             priority=priority,
             tags=checked_tags,
+            trace_context=self._observers.begin(execution_id),
         )
         created = await self._create(new, on_conflict, is_delayed=due > now)
         # What may still be rolled back has no key: another instance would get it.
@@ -248,6 +255,9 @@ class Client(Sender):
         failure = Failure("romancy.errors:WorkflowTerminatedError", reason or "terminated by a client")
         payload = encode_failure(failure)
         ended = await self.storage.terminate(id, payload, is_recursive=recursive)
+        if self._observers.wants("workflow_terminated"):
+            for instance in await self.storage.get_many(ended):
+                self._once_committed(partial(self._observers.tell, "workflow_terminated", *end_of(instance)))
         self._once_committed(partial(self._terminated, ended))
 
     def _terminated(self, keys: Sequence[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -14,6 +15,7 @@ from romancy.core.durations import microseconds_of
 from romancy.core.entropy import random_bytes
 from romancy.core.events import Cancellation, OutsideAnswer
 from romancy.core.failures import encode_failure, failure_of
+from romancy.core.hooks import MessageEvent
 from romancy.core.records import InboxKind, Post, PostResult, Publication
 from romancy.core.retry import is_never_retried
 from romancy.core.tokens import Token, decode_token
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from romancy.activities.transaction import Scope
+    from romancy.core.clock import Clock
     from romancy.core.codec import Codec
+    from romancy.observers import Observers
     from romancy.storage.protocol import Storage
     from romancy.workflows.channels import Channel
 
@@ -35,11 +39,22 @@ T = TypeVar("T")
 class Sender:
     """Put things into inboxes and topics. What it writes in an activity's transaction is told of when that commits."""
 
-    def __init__(self, storage: Storage, codec: Codec, payload_limit: int, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        codec: Codec,
+        clock: Clock,
+        payload_limit: int,
+        on_change: Callable[[], None],
+        observers: Observers,
+    ) -> None:
         self._storage = storage
         self._codec = codec
+        self._clock = clock
         self._payload_limit = payload_limit
         self._on_change = on_change
+        self._observers = observers
 
     @property
     def storage(self) -> Storage:
@@ -97,7 +112,8 @@ class Sender:
             PayloadTooLargeError: It, or its headers, are over the limit.
         """
         body = channel.encode(self._codec, message, self._payload_limit)
-        await self._post([_post_of(channel.name, body, to, message_id, encode_headers(headers))])
+        encoded = encode_headers(headers, self._observers.current())
+        await self._post([_post_of(channel.name, body, to, message_id, encoded)])
 
     async def send_many(
         self, channel: Channel[T], messages: Iterable[tuple[str, T]], *, message_id: str | None = None
@@ -116,12 +132,14 @@ class Sender:
             CodecError: A message is not what the channel carries.
             PayloadTooLargeError: One is over the limit.
         """
+        encoded = encode_headers(None, self._observers.current())
         posts = [
             _post_of(
                 channel.name,
                 channel.encode(self._codec, message, self._payload_limit),
                 to,
                 None if message_id is None else f"{message_id}/{number}",
+                encoded,
             )
             for number, (to, message) in enumerate(messages)
         ]
@@ -150,10 +168,27 @@ class Sender:
             PayloadTooLargeError: It, or its headers, are over the limit.
         """
         body = channel.encode(self._codec, message, self._payload_limit)
-        publication = Publication(channel.name, body, message_id or random_bytes(16).hex(), encode_headers(headers))
-        if PostResult.OTHER_MODE in await self.storage.publish([publication]):
+        encoded = encode_headers(headers, self._observers.current())
+        publication = Publication(channel.name, body, message_id or random_bytes(16).hex(), encoded)
+        results = await self.storage.publish([publication])
+        if PostResult.OTHER_MODE in results:
             raise ChannelModeError(other_mode(channel.name, ""))
+        if PostResult.POSTED in results:
+            self._tell(channel.name, publication.message_id, None, encoded)
         self._once_committed(self._on_change)
+
+    def _tell(self, channel: str, message_id: str, to: str | None, headers: bytes | None) -> None:
+        """Tell hooks of a message that was accepted."""
+        if not self._observers.wants("message_sent"):
+            return
+        event = MessageEvent(
+            stamp=self._clock.now(),
+            channel=channel,
+            message_id=message_id,
+            to=to,
+            headers={} if headers is None else msgspec.json.decode(headers, type=dict[str, str]),
+        )
+        self._once_committed(partial(self._observers.tell, "message_sent", None, event))
 
     async def cancel(self, id: str, reason: str = "", *, grace: timedelta | float | None = None) -> None:
         """Ask an instance to cancel; see `Handle.cancel`."""
@@ -226,7 +261,7 @@ class Sender:
         for post, result in zip(posts, results, strict=True):
             match result:
                 case PostResult.POSTED | PostResult.DUPLICATE:
-                    continue
+                    pass
                 case PostResult.CLOSED:
                     msg = f"instance {post.to!r} has ended: it takes nothing any more"
                     raise InstanceClosedError(msg)
@@ -237,6 +272,8 @@ class Sender:
                     raise InstanceNotFoundError(msg)
                 case PostResult.OTHER_MODE:
                     raise ChannelModeError(other_mode(post.channel or "", post.to))
+            if result is PostResult.POSTED and post.channel is not None:
+                self._tell(post.channel, post.message_id, post.to, post.headers)
         self._once_committed(self._on_change)
 
 

@@ -274,14 +274,23 @@ class RequestCall(Call[R_co]):
     """Something that is asked of the turn's commit, and answered by it.
 
     ``ask`` makes the request under an activity id, and ``read`` makes the operation's result of the recorded outcome,
-    or raises what the outcome means.
+    or raises what the outcome means. ``to`` is the instance that it is addressed to, if it is to one.
     """
 
-    __slots__ = ("ask", "kind", "read")
+    __slots__ = ("ask", "kind", "read", "to")
     kind: CallKind
 
-    def __init__(self, kind: CallKind, name: str, ask: Callable[[str], Request], read: Callable[[bytes], R_co]) -> None:
+    def __init__(
+        self,
+        kind: CallKind,
+        name: str,
+        ask: Callable[[str], Request],
+        read: Callable[[bytes], R_co],
+        *,
+        to: str | None = None,
+    ) -> None:
         self.kind = kind
         self.ask = ask
         self.read = read
+        self.to = to
         super().__init__(name)

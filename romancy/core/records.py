@@ -155,18 +155,26 @@ class Standing(msgspec.Struct, frozen=True):
     payload: bytes | None = None
 
 
+class OpenCounts(msgspec.Struct, frozen=True):
+    """How many instances have not ended: by status (one that none has is missing), and how many nobody owns."""
+
+    by_status: dict[Status, int]
+    cold: int
+
+
 class Claim(msgspec.Struct, frozen=True):
     """An instance that a session now owns, with all that is needed to go on with it.
 
     ``history`` is the current run's, ordered by seq; ``inbox`` is the whole inbox, ordered by seq;
     ``heartbeats`` are the current run's.
-    ``instance`` is the row after the claim: `inbox_seen` equals `inbox_seq`.
+    ``instance`` is the row after the claim: `inbox_seen` equals `inbox_seq`. ``is_first``: nobody has had it before.
     """
 
     instance: Instance
     history: list[Event]
     inbox: list[InboxItem]
     heartbeats: Sequence[Heartbeat] = ()
+    is_first: bool = False
 
 
 class Claims(msgspec.Struct, frozen=True):

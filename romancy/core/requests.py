@@ -81,6 +81,7 @@ class StartChild(msgspec.Struct, frozen=True):
     input: bytes
     policy: ParentClosePolicy
     is_attaching: bool = False
+    trace_context: str | None = None
 
 
 class Wait(msgspec.Struct, frozen=True):

@@ -243,12 +243,11 @@ class Signature:
     def _compile(self, codec: Codec) -> _Compiled:
         compiled = self._kept.get(id(codec))
         if compiled is None:
-            for name, error in self._resolve().items():
-                raise _unresolvable(self.name, name, self._unresolved[name], error) from error
+            decode_arguments = self._arguments_decoder(codec)
             result = self._annotations.get("return", Any)
             compiled = _Compiled(
                 codec=codec,
-                decode_arguments=self._arguments_decoder(codec),
+                decode_arguments=decode_arguments,
                 decode_result=self._decoder(codec, result, f"the result {self._shown_result()}"),
                 records=tuple(
                     (parameter.name, index)
@@ -264,14 +263,24 @@ class Signature:
         self._compiled = compiled
         return compiled
 
-    def _arguments_decoder(self, codec: Codec) -> Callable[[bytes], object]:
+    def arguments_type(self) -> type[msgspec.Struct]:
+        """Return a type whose fields are the parameters: what an encoded call is an instance of.
+
+        Raises:
+            DefinitionError: See the class.
+        """
+        for name, error in self._resolve().items():
+            raise _unresolvable(self.name, name, self._unresolved[name], error) from error
         fields = [self._field(index, parameter) for index, parameter in enumerate(self._parameters)]
-        struct = msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
+        return msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True)
+
+    def _arguments_decoder(self, codec: Codec) -> Callable[[bytes], object]:
+        struct = self.arguments_type()
         try:
             return codec.decoder(struct)
         except Exception:
-            for parameter, (_, annotation, _) in zip(self._parameters, fields, strict=True):
-                self._decoder(codec, annotation, f"parameter {parameter.name!r}")
+            for parameter, field in zip(self._parameters, msgspec.structs.fields(struct), strict=True):
+                self._decoder(codec, field.type, f"parameter {parameter.name!r}")
             raise
 
     def _field(self, index: int, parameter: inspect.Parameter) -> tuple[str, Any, Any]:

@@ -71,15 +71,17 @@ class Children:
         payload = definition.signature.bind_encode(run.codec, call.args, call.kwargs, subject)
         check_size(payload, run.payload_limit, subject)
         call.child_id = id or child_id_of(run.instance_id, run.execution_id, run.run, activity_id)
+        execution_id = derived_number(run.execution_id, run.run, activity_id)
         return StartChild(
             activity_id,
             call.child_id,
-            derived_number(run.execution_id, run.run, activity_id),
+            execution_id,
             definition.name,
             definition.version,
             payload,
             policy,
             is_attaching,
+            None if run.trace is None else run.trace.child(execution_id).encode(),
         )
 
     def hold(self, activity_id: str, id: str, definition: Workflow[..., Any]) -> Child:

@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from romancy.core.commands import RunActivity
     from romancy.core.definitions import Workflow
     from romancy.core.records import Shown
+    from romancy.core.tracing import TraceContext
     from romancy.replay.guard import Guard
     from romancy.replay.journal import Journal, RecordedTurn
+    from romancy.replay.observing import Observer
 
 __all__ = ["Execution", "Turn"]
 
@@ -82,6 +84,7 @@ class Execution:
         after_failure: AfterFailure = _fails,
         deadline: int | None = None,
         newest: Callable[[Workflow[..., Any]], Workflow[..., Any]] | None = None,
+        trace: TraceContext | None = None,
     ) -> None:
         """Prepare the run; its code starts with the first turn.
 
@@ -98,6 +101,7 @@ class Execution:
                 not repeated.
             deadline: The run's time limit in epoch microseconds; None: it has none.
             newest: Returns the newest version of a workflow, which recur moves to; by default the one that it is given.
+            trace: Where the run stands in a trace, to be sent along with what it sends and starts; None: nowhere.
         """
         self.workflow = workflow
         self.input = input
@@ -119,6 +123,8 @@ class Execution:
         self.journal: Journal | None = None
         self.has_parked = False
         self.is_begun_elsewhere = False
+        self.trace = trace
+        self.observer: Observer | None = None
         self._newest = newest
         self._patching: Patching | None = None
         self._showing: Showing | None = None
@@ -202,7 +208,10 @@ class Execution:
             self._turning.consumed += (message.inbox_seq,)
             return message.envelope
 
-        return self.marker(EventKind.MESSAGE_TRIED, CallKind.TRY_RECEIVE, channel, make)
+        found = self.marker(EventKind.MESSAGE_TRIED, CallKind.TRY_RECEIVE, channel, make)
+        if self.observer is not None:
+            self.observer.tried(channel, found)
+        return found
 
     @property
     def patching(self) -> Patching:
@@ -309,6 +318,10 @@ class Execution:
         """Raise `PayloadTooLargeError` if an encoded value is over the limit."""
         check_size(payload, self.payload_limit, what)
 
+    def message_id(self, activity_id: str) -> str:
+        """Return the id of a message that the run sends: the same whenever its commit is tried."""
+        return f"{self.execution_id:x}/{self.run}/{activity_id}"
+
     def block(self, exc: BaseException) -> NoReturn:
         """Give the turn up for a programming error: the run is blocked, and nothing of the turn happens.
 
@@ -342,5 +355,5 @@ class Execution:
         self.loop.tasks.clear()
         # What refers to the run lets go of it: it is gone at once, not when the garbage collector comes round.
         del self.loop.romancy_run, self.operations, self._closer, self._turning, self.undoing, self.limits
-        self._patching = self._showing = None
+        self._patching = self._showing = self.observer = None
         return warnings

@@ -300,7 +300,10 @@ class ReplayLoop(asyncio.AbstractEventLoop):
             deadline += 1
         handle.deadline = max(deadline, self.stamp + 1)
         handle._scheduled = True  # type: ignore[attr-defined] # asyncio's flag: cancel() then tells the loop
-        self.romancy_run.timers.add(handle)
+        run = self.romancy_run
+        run.timers.add(handle)
+        if run.observer is not None:
+            run.observer.timer("started", handle)
         return handle
 
     def _timer_handle_cancelled(self, handle: ReplayTimerHandle) -> None:

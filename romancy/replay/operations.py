@@ -141,6 +141,8 @@ class Operations:
         run = self._run
         self._receivers.setdefault(call.mailbox, {})[call.activity_id] = call
         run.inbox.has_news = True
+        if run.observer is not None:
+            run.observer.receive("waited_for", call)
         if call.is_competing:
             self.commands[call.activity_id] = Wait(call.activity_id, call.name, call.mailbox)
         if call.timeout is not None:
@@ -171,13 +173,16 @@ class Operations:
         """Tell an activity to stop, and take no outcome of it any more."""
         if self._retract(call):
             return
-        self._withdraw(call.activity_id, CancelActivity(call.activity_id))
+        if self._withdraw(call.activity_id, CancelActivity(call.activity_id)) and self._run.observer is not None:
+            self._run.observer.activity("cancelled", call)
 
-    def _withdraw(self, activity_id: str, command: Command) -> None:
-        if self.pending.pop(activity_id, None) is not None:
-            self._rest(activity_id)
-            self._withdrawn.add(activity_id)
-            self.commands[activity_id] = command
+    def _withdraw(self, activity_id: str, command: Command) -> bool:
+        if self.pending.pop(activity_id, None) is None:
+            return False
+        self._rest(activity_id)
+        self._withdrawn.add(activity_id)
+        self.commands[activity_id] = command
+        return True
 
     def _end_receive(self, call: ReceiveCall[object]) -> None:
         """Take a receive out of what is pending; a competing one also in the database, if it is known there."""
@@ -242,6 +247,8 @@ class Operations:
         """Withdraw a receive whose time limit has come; a message that arrives later stays in the inbox."""
         if self.pending.get(call.activity_id) is call and not call.future.done():
             self.cancelled(call)
+            if self._run.observer is not None:
+                self._run.observer.receive("timed_out", call)
             call.future.set_exception(TimeoutError(f"no message on channel {call.name!r} within {call.timeout} s"))
 
     # -- what is outstanding ----------------------------------------------------------------------------
@@ -308,6 +315,8 @@ class Operations:
             future.set_result(value)
         if definition.undo is not None:
             self._run.undoing.completed(call, value)
+        if self._run.observer is not None:
+            self._run.observer.activity("completed", call)
         return True
 
     def _fail(self, release: ActivityFailed) -> bool:
@@ -323,6 +332,8 @@ class Operations:
             future.set_exception(exc)
         if call.definition.undo is not None:
             self._run.undoing.failed(call, failure)
+        if self._run.observer is not None:
+            self._run.observer.activity("failed", call, failure=failure)
         return True
 
     def _retry(self, release: ActivityRetried) -> bool:
@@ -333,6 +344,9 @@ class Operations:
         failed = _attempt.decode(release.attempt)
         if failed.attempt != call.attempt:
             return False
+        if self._run.observer is not None:
+            failure = decode_failure(bytes(failed.failure))
+            self._run.observer.activity("retried", call, failure=failure, retry_at=failed.retry_at)
         call.attempt += 1
         call.not_before = failed.retry_at
         _keep_details(call, failed.details)
@@ -382,8 +396,11 @@ class Operations:
         call = self.pending.get(release.activity_id)
         if not isinstance(call, ReceiveCall):
             return False
-        value = call.read(_envelope.decode(release.envelope))
+        envelope = _envelope.decode(release.envelope)
+        value = call.read(envelope)
         self._end_receive(call)
+        if self._run.observer is not None:
+            self._run.observer.received(call.name, call.activity_id, envelope)
         self._run.inbox.has_news = True
         _taken(call).set_result(value)
         return True
@@ -407,6 +424,8 @@ class Operations:
             value = call.read(release.outcome)
         except RomancyError as exc:
             error = exc
+        if self._run.observer is not None and error is None:
+            self._run.observer.sent(call)
         if future.cancelled() and error is None:
             self._undo_request(call, release)
         settle(future, value, error)

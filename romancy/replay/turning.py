@@ -242,6 +242,8 @@ class Turning:
                 if handle is not None:
                     handle._scheduled = False  # type: ignore[attr-defined] # it is not to be cancelled any more
                     run.loop.ready.append(handle)
+                    if run.observer is not None:
+                        run.observer.timer("fired", handle)
             case CancelRequested():
                 is_wanted = True
                 self._consume(release.inbox_seq)

@@ -255,8 +255,13 @@ class Undoing:
         self.waits = self.tasks = ()
 
 
+def is_compensation(call: Call[object]) -> bool:
+    """Tell whether a call undoes something."""
+    return getattr(call, "block", None) is UNDOING
+
+
 def _is_undoable(call: ActivityCall[object]) -> bool:
-    return call.definition.undo is not None and getattr(call, "block", None) is not UNDOING
+    return call.definition.undo is not None and not is_compensation(call)
 
 
 def _compensation_error(armed: Armed, compensation: Call[object], exc: Exception) -> CompensationError:

@@ -13,7 +13,7 @@ from romancy.storage.sessions import fence, lost
 from romancy.storage.sql import heartbeats, history, instances, messages
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from romancy.storage.tx import Tx
 
@@ -77,14 +77,16 @@ async def take(tx: Tx, session: int, keys: Sequence[int], build: str) -> list[Cl
         SessionLostError: The session is dead.
     """
     await fence(tx, session)
-    claimable = [key for (key,) in await tx.rows(instances.CLAIMABLE, list(keys), tx.now, build)] if keys else []
+    found = await tx.rows(instances.CLAIMABLE, list(keys), tx.now, build) if keys else ()
+    claimable = [key for key, _ in found]
+    fresh = {key for key, is_first in found if is_first}
     if tx.may_be_done:  # nobody had them before, so this has taken them
         claimable += [key for (key,) in await tx.rows(instances.TAKEN, session, list(keys))]
     if not claimable:
         return []
     await tx.run(instances.TAKE, session, tx.now, session, build, claimable)
     taken = set(claimable)
-    return await _read(tx, [key for key in keys if key in taken])
+    return await _read(tx, [key for key in keys if key in taken], fresh)
 
 
 async def mail(tx: Tx, session: int) -> list[Mail]:
@@ -96,8 +98,8 @@ async def mail(tx: Tx, session: int) -> list[Mail]:
     ]
 
 
-async def _read(tx: Tx, keys: list[int]) -> list[Claim]:
-    """Read instances with their histories, inboxes and heartbeats, in the order of the keys."""
+async def _read(tx: Tx, keys: list[int], fresh: Collection[int]) -> list[Claim]:
+    """Read instances with their histories, inboxes and heartbeats, in the order of the keys; ``fresh`` are new."""
     by_key = {row[0]: instance_of(row) for row in await tx.rows(instances.BY_KEYS, keys)}
     begun = [key for key, it in by_key.items() if it.next_seq]
     events: dict[int, list[Event]] = {}
@@ -110,4 +112,6 @@ async def _read(tx: Tx, keys: list[int]) -> list[Claim]:
     beats: dict[int, list[Heartbeat]] = {}
     for row in await tx.rows(heartbeats.OF_CURRENT_RUNS, keys):
         beats.setdefault(row[0], []).append(Heartbeat(*row))
-    return [Claim(by_key[key], events.get(key, []), items.get(key, []), beats.get(key, ())) for key in keys]
+    return [
+        Claim(by_key[key], events.get(key, []), items.get(key, []), beats.get(key, ()), key in fresh) for key in keys
+    ]

@@ -187,6 +187,7 @@ def _children(entries: Iterable[Entry], now: int) -> list[NewInstance]:
             input=request.input,
             wake_at=now,
             parent=entry.key,
+            trace_context=request.trace_context,
         )
         for entry in entries
         for request in entry.requests

@@ -12,6 +12,7 @@ from romancy.core.records import (
     Instance,
     InstanceFilter,
     NewInstance,
+    OpenCounts,
     Post,
     PostResult,
     Standing,
@@ -261,6 +262,17 @@ async def page(tx: Tx, where: InstanceFilter, after: int, limit: int) -> list[In
     if where.custom_status is not None:
         values.append(where.custom_status)
     return [instance_of(row) for row in await tx.rows(statement, *values, limit)]
+
+
+async def get_many(tx: Tx, keys: Sequence[int]) -> list[Instance]:
+    """Read instances' rows, in the order of their keys; a purged one is missing."""
+    return sorted((instance_of(row) for row in await tx.rows(instances.BY_KEYS, list(keys))), key=lambda it: it.key)
+
+
+async def count_open(tx: Tx) -> OpenCounts:
+    """Count the instances that have not ended."""
+    rows = await tx.rows(instances.OPEN)
+    return OpenCounts({Status(status): count for status, count, _ in rows}, sum(cold for *_, cold in rows))
 
 
 async def statuses(tx: Tx, keys: Sequence[int]) -> dict[int, Status]:

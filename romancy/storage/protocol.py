@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         KeptRun,
         Mail,
         NewInstance,
+        OpenCounts,
         Post,
         PostResult,
         Publication,
@@ -329,6 +330,14 @@ class Storage(Protocol):
 
     async def list(self, where: InstanceFilter, *, after: int = 0, limit: int = 100) -> list[Instance]:
         """Read instances with ``key > after``, ordered by key."""
+        ...
+
+    async def get_many(self, keys: Sequence[int]) -> Sequence[Instance]:
+        """Read instances' rows, in the order of their keys; a purged one is missing."""
+        ...
+
+    async def count_open(self) -> OpenCounts:
+        """Count the instances that have not ended."""
         ...
 
     async def standings(self, keys: Sequence[int]) -> dict[int, Standing]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         KeptRun,
         Mail,
         NewInstance,
+        OpenCounts,
         Post,
         PostResult,
         Publication,
@@ -306,6 +307,14 @@ class SqlStorage(ABC, Generic[J]):
             return [Event._make(row) for row in found]
 
         return await self._look(work)
+
+    async def get_many(self, keys: Sequence[int]) -> list[Instance]:
+        """Read instances' rows, in the order of their keys; a purged one is missing."""
+        return await self._look(lambda tx: instances.get_many(tx, keys))
+
+    async def count_open(self) -> OpenCounts:
+        """Count the instances that have not ended."""
+        return await self._look(instances.count_open)
 
     async def standings(self, keys: Sequence[int]) -> dict[int, Standing]:
         """Read how instances stand, and how they ended; a purged one is missing."""

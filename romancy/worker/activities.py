@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from romancy.core.retry import RetryPolicy
     from romancy.worker.hot import HotRun
     from romancy.worker.transactions import Transactions
+    from romancy.worker.watching import Watching
 
 _logger = logging.getLogger("romancy")
 _THREAD_LIMIT = 64
@@ -62,6 +63,7 @@ class ActivityRunner:
         heart: Heart,
         transactions: Transactions,
         is_owner: Callable[[], bool],
+        watching: Watching,
     ) -> None:
         """Prepare.
 
@@ -74,6 +76,7 @@ class ActivityRunner:
             heart: Keeps what bodies tell by their heartbeats.
             transactions: Those of transactional activities.
             is_owner: Tells whether what is in memory is certainly this worker's still; otherwise no body begins.
+            watching: Is told of bodies that begin.
         """
         self.outcomes = Outcomes(clock, retry)
         self._clock = clock
@@ -83,6 +86,7 @@ class ActivityRunner:
         self._payload_limit = payload_limit
         self._transactions = transactions
         self._is_owner = is_owner
+        self._watching = watching
         self._on_result: Callable[[HotRun, Release], None]
         self._on_end: Callable[[HotRun], None]
         self._is_closing = False
@@ -300,14 +304,17 @@ class ActivityRunner:
             self._bound(body)
             if body.deadline:
                 deadline = datetime.fromtimestamp(body.deadline / MICROSECONDS, UTC)
+        trace = run.execution.trace
         current_activity.set(
             ActivityContext(
-                run.id, run.execution_id, body.run_number, command, deadline, body.details, body, self._heart
+                run.id, run.execution_id, body.run_number, command, deadline, body.details, body, self._heart, trace
             )
         )
         if command.call.definition.settings.transactional:
             body.transaction = self._transactions.prepare(body)
             current_scope.set(body.transaction)
+        if run.ref is not None:
+            self._watching.body_begins(body)
 
     def _bound(self, body: Body) -> None:
         """Set the timers of one attempt."""

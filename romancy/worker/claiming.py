@@ -85,7 +85,7 @@ class Claiming:
             self.lost_sight()
         elif created is not None and created.session is not None:
             if created.session == self._session.id and not self._turns.is_draining:
-                self._turns.adopt(Claim(created, [], []))
+                self._turns.adopt(Claim(created, [], [], is_first=True))
         else:
             self.wanted.set()
 

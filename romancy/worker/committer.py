@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -14,6 +15,7 @@ from romancy.errors import SessionLostError, StorageError
 if TYPE_CHECKING:
     from romancy.core.records import Entry
     from romancy.storage.protocol import Storage
+    from romancy.worker.watching import Watching
 
 _logger = logging.getLogger("romancy")
 _BATCH_LIMIT = 1_000
@@ -41,9 +43,10 @@ class Committer:
     ``on_lost`` is called. While that lasts it holds ``ownership``, which a claim takes too.
     """
 
-    def __init__(self, storage: Storage, on_lost: Callable[[], None]) -> None:
+    def __init__(self, storage: Storage, on_lost: Callable[[], None], watching: Watching) -> None:
         self._storage = storage
         self._on_lost = on_lost
+        self._watching = watching
         self.ownership = asyncio.Lock()
         self._queue: list[_Item] = []
         self._task: asyncio.Task[None] | None = None
@@ -76,6 +79,7 @@ class Committer:
                 batch = [item for item in batch if not item[1].is_gone]
                 if not batch:
                     continue
+                begun_at = time.perf_counter()
                 try:
                     answers = await self._commit(session, batch)
                 except SessionLostError:
@@ -86,6 +90,7 @@ class Committer:
                     continue
                 self.batches += 1
                 self.entries += len(batch)
+                self._watching.batch_committed(len(batch), time.perf_counter() - begun_at)
                 for (entry, _, on_answer), answer in zip(batch, answers, strict=True):
                     try:
                         on_answer(answer)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from romancy.core.events import Arrival
+    from romancy.core.hooks import RunRef
     from romancy.core.records import Claim, Heartbeat
     from romancy.replay.execution import Execution
     from romancy.replay.journal import RecordedTurn
@@ -27,7 +28,7 @@ class HotRun:
     At most one entry of a run is uncommitted (``is_committing``); what arrives meanwhile waits in ``arrivals``
     as (instant, rank, number, release), and bodies that want to commit one in ``slot_waiters``. ``inbox_at`` is the
     instant of what has arrived last in the inbox, and ``beats`` are the heartbeats of activities that the database may
-    hold.
+    hold. ``ref`` is what hooks are told of the run; None: there are none.
     """
 
     __slots__ = (
@@ -56,9 +57,11 @@ class HotRun:
         "key",
         "next_seq",
         "recorded",
+        "ref",
         "run",
         "slot_waiters",
         "started_at",
+        "trace_context",
         "undrained",
         "wake_at",
     )
@@ -71,6 +74,8 @@ class HotRun:
         self.id = instance.id
         self.execution_id = instance.execution_id
         self.run = instance.run
+        self.trace_context = instance.trace_context
+        self.ref: RunRef | None = None
         self.has_parked = execution.has_parked = instance.next_seq == 0 and instance.waiting_on is not None
         self.next_seq = instance.next_seq
         self.started_at = instance.started_at or 0

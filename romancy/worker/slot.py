@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from romancy.worker.committer import Answer
     from romancy.worker.hot import HotRun
     from romancy.worker.surroundings import Surroundings
+    from romancy.worker.watching import Leaving
 
 
 class Scheduler(Protocol):
@@ -29,8 +30,8 @@ class Scheduler(Protocol):
         """Have a run looked at soon."""
         ...
 
-    def drop(self, run: HotRun) -> None:
-        """Forget a run."""
+    def drop(self, run: HotRun, reason: Leaving | None = None) -> None:
+        """Forget a run, and why."""
         ...
 
     def answered(self, run: HotRun, turn: Turn, entry: Entry, answer: Answer) -> None:
@@ -105,5 +106,5 @@ class CommitSlots:
 
     def lose(self, run: HotRun) -> None:
         """Have a run that nobody knows enough of claimed anew, so that its history tells."""
-        self._turns.drop(run)
+        self._turns.drop(run, "taken over")
         self._around.lost_sight()

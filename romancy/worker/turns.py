@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from romancy.worker.hot import HotSet
     from romancy.worker.surroundings import Surroundings
     from romancy.worker.timers import Alarms
+    from romancy.worker.watching import Leaving, Watching
 
 _logger = logging.getLogger("romancy")
 _SLICE = 0.005
@@ -74,6 +75,7 @@ class Turns:
         build: str,
         max_recoveries: int,
         surroundings: Surroundings,
+        watching: Watching,
     ) -> None:
         self._hot = hot
         self._committer = committer
@@ -84,6 +86,7 @@ class Turns:
         self._build = build
         self._max_recoveries = max_recoveries
         self._around = surroundings
+        self._watching = watching
         self._queue: deque[HotRun] = deque()
         self._is_scheduled = False
         self._arrived = 0
@@ -102,9 +105,10 @@ class Turns:
         """Take in an instance that this worker has claimed."""
         stale = self._hot.get(claim.instance.key)
         if stale is not None:
-            self.drop(stale)
+            self.drop(stale, "taken over")
         run = HotRun(claim, self._around.make_execution(claim))
         self._hot.add(run)
+        self._watching.adopted(run, claim)
         self._deliver_inbox(run, claim.inbox)
         self.wake(run)
 
@@ -238,10 +242,17 @@ class Turns:
 
     def _load(self, run: HotRun) -> bool:
         """Bring a claimed run to where its history ends; False if it can't be."""
+        events = run.next_seq
+        has_begun = bool(events) or run.has_parked
+        if has_begun:
+            self._watching.loading(run, events)
+        begun_at = time.perf_counter()
         failure = load(run, max_recoveries=self._max_recoveries, guard=self._guard)
         if failure is not None:
             self._block(run, failure, run.undrained)
             return False
+        if has_begun:
+            self._watching.loaded(run, events, time.perf_counter() - begun_at)
         self._report(run)
         for command in unanswered(run):
             self._start(run, command)
@@ -261,7 +272,7 @@ class Turns:
         if turn.blocked is not None:
             failure = with_stacks(turn.blocked, run.execution)
             entry = blocking_entry(run, turn, failure, build=self._build, wake_at=self._blocked_until(run, now))
-            _logger.error("instance %s is blocked: %s", run.id, failure.message)
+            self._note_blocked(run, failure)
         else:
             is_busy = self.is_draining or is_busy_after(run, turn, now)
             is_freed = not is_busy and self._hot.limit == 0
@@ -270,6 +281,7 @@ class Turns:
                 wake_at = run.wake_at
             entry = entry_of(run, turn, now=now, wake_at=wake_at, is_freed=is_freed)
             if not has_to_be_written(entry, run):
+                self._watching.committed(run)
                 self._apply(run, turn, [])
                 return
         self._submit(run, turn, entry)
@@ -330,11 +342,15 @@ class Turns:
     def _block(self, run: HotRun, failure: Failure, undrained: int = 0) -> None:
         """Block a run outside of a turn; its last ``undrained`` events stay to be gone on from."""
         failure = with_stacks(failure, run.execution)
-        _logger.error("instance %s is blocked: %s", run.id, failure.message)
+        self._note_blocked(run, failure)
         stamp = max(self._clock.now(), run.execution.loop.stamp)
         nothing = Turn(run.execution.turn + 1, stamp, [], undrained, (), [], None, failure)
         entry = blocking_entry(run, nothing, failure, build=self._build, wake_at=self._blocked_until(run, stamp))
         self._submit(run, nothing, entry)
+
+    def _note_blocked(self, run: HotRun, failure: Failure) -> None:
+        _logger.error("instance %s is blocked: %s", run.id, failure.message)
+        self._watching.misfit(run, failure)
 
     @staticmethod
     def _blocked_until(run: HotRun, now: int) -> int:
@@ -366,17 +382,18 @@ class Turns:
                     run.wake_at = entry.wake_at
                 run.has_fresh_mail = False
                 run.is_paused = run.is_paused or answer.is_paused
+                self._watching.committed(run)
                 self._tell_others(run, answer)
                 if entry.orders or entry.silenced:
                     self._forget(run, entry)
                 if entry.is_freed and turn.blocked is None:
-                    self.drop(run)
+                    self.drop(run, "paused" if run.is_paused else "waiting")
                     self._around.run_freed(self._clock.now() if is_mailed else entry.wake_at)
                 else:
                     self._accepted(run, turn, entry, outcomes)
             case Rejected(reason):
                 _logger.info("instance %s has moved on without this worker: %s", run.id, reason)
-                self.drop(run)
+                self.drop(run, "taken over")
                 self._around.lost_sight()  # the session owns it still if an entry of its own has come before this one
             case Refused(error):
                 self._refused(run, entry, error)
@@ -411,6 +428,7 @@ class Turns:
                     self._activities.let_go(run, command.activity_id)
             self.drop(run)
             payload = entry.reason if turn.blocked is not None else entry.notes[-1].payload
+            self._watching.ended(run, entry.status, entry.stamp, payload)
             self._around.run_ended(run, entry.status, payload)
             return
         if entry.next_run is not None:
@@ -421,7 +439,7 @@ class Turns:
     def _refused(self, run: HotRun, entry: Entry, error: str) -> None:
         if entry.status is Status.BLOCKED:
             _logger.error("instance %s: the database refuses even to block it: %s", run.id, error)
-            self.drop(run)
+            self.drop(run, "taken over")
             self._around.lost_sight()
             return
         self._activities.cancel_all(run)
@@ -485,16 +503,24 @@ class Turns:
         run.next_seq = 0
         run.has_parked = False
         run.started_at = turn.stamp
+        self._watching.recurred(run, turn.stamp)
         asyncio.get_running_loop().call_soon(self._suspend, run.id, old)
         self.wake(run)
 
     # -- leaving memory ---------------------------------------------------------------------------------
 
-    def drop(self, run: HotRun) -> None:
-        """Forget a run: its bodies are cancelled and their results dropped, its coroutines unwound."""
+    def drop(self, run: HotRun, reason: Leaving | None = None) -> None:
+        """Forget a run: its bodies are cancelled and their results dropped, its coroutines unwound.
+
+        Args:
+            run: It.
+            reason: Why it leaves memory; None: it has come to its end, or is blocked.
+        """
         if run.is_gone:
             return
         run.is_gone = True
+        if reason is not None:
+            self._watching.suspended(run, reason)
         self._hot.remove(run)
         self._around.room_freed()
         self._alarms.cancel(run.key)
@@ -506,10 +532,10 @@ class Turns:
         for warning in execution.suspend(self._guard):
             _logger.warning("instance %s: %s", instance_id, warning)
 
-    def drop_all(self) -> None:
+    def drop_all(self, reason: Leaving) -> None:
         """Forget every run."""
         for run in self._hot:
-            self.drop(run)
+            self.drop(run, reason)
         self._queue.clear()
 
 

@@ -28,6 +28,7 @@ from romancy.worker.timers import Alarms
 from romancy.worker.transactions import Transactions
 from romancy.worker.turns import Turns
 from romancy.worker.watchdog import Watchdog
+from romancy.worker.watching import Watching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -36,12 +37,15 @@ if TYPE_CHECKING:
     from romancy.core.codec import Codec
     from romancy.core.definitions import Workflow
     from romancy.core.records import Claim, Instance, Status
+    from romancy.observers import Observers
     from romancy.replay.execution import Turn
     from romancy.storage.protocol import Storage
     from romancy.worker.hot import HotRun
     from romancy.worker.settings import WorkerSettings
 
 _logger = logging.getLogger("romancy")
+_COUNTING_PAUSE = 15.0
+"""Seconds between two looks at how many instances there are."""
 
 
 class Listener(Protocol):
@@ -81,6 +85,7 @@ class Worker:
         codec: Codec,
         clock: Clock,
         listener: Listener,
+        observers: Observers,
     ) -> None:
         self._storage = storage
         self._settings = settings
@@ -101,7 +106,8 @@ class Worker:
         self._session = Session(storage, info, settings.session_ttl, self._session_lost)
         self._watchdog = Watchdog(settings.warn_after, min(settings.interrupt_after, settings.session_ttl / 2))
         self._hot = HotSet(settings.hot_limit)
-        self._committer = Committer(storage, self._session.lose)
+        self._watching = Watching(observers, clock)
+        self._committer = Committer(storage, self._session.lose, self._watching)
         self._alarms = Alarms(clock, self._rang)
         self._heartbeats = Heartbeats(
             storage,
@@ -122,6 +128,7 @@ class Worker:
             heart=self._heartbeats,
             transactions=self._transactions,
             is_owner=self._session.is_live,
+            watching=self._watching,
         )
         self._turns = Turns(
             hot=self._hot,
@@ -133,6 +140,7 @@ class Worker:
             build=self._build,
             max_recoveries=settings.max_recoveries,
             surroundings=self,
+            watching=self._watching,
         )
         self._activities.listen(self._turns.result, self._turns.body_ended)
         self._transactions.listen(CommitSlots(self._turns, self), self._activities.fail)
@@ -149,6 +157,8 @@ class Worker:
         )
         self._deliveries = Deliveries(storage, self._hot, self._turns, settings.poll_interval)
         self._tasks: list[asyncio.Task[None]] = []
+        self._ends: list[int] = []
+        self._has_ends = asyncio.Event()
 
     @property
     def hot_count(self) -> int:
@@ -192,6 +202,10 @@ class Worker:
         self._spawn(lambda: self._deliveries.hand_out_for_ever(self.mail_expected, self._session.is_on_duty))
         self._spawn(self._tidy_for_ever)
         self._spawn(self._heartbeats.write_for_ever)
+        if self._watching.wants("instances_counted"):
+            self._spawn(self._count_for_ever)
+        if self._watching.wants("workflow_terminated"):
+            self._spawn(self._tell_of_ends_for_ever)
 
     async def stop(self) -> None:
         """Stop claiming, let activities end within the grace time, commit, and free everything owned."""
@@ -210,7 +224,7 @@ class Worker:
             await asyncio.wait([renewing, beating])
             self._committer.session = None
             self._alarms.clear()
-            self._turns.drop_all()
+            self._turns.drop_all("shutdown")
             await asyncio.sleep(0)
             await self._committer.flush()
             self._watchdog.stop()
@@ -252,7 +266,8 @@ class Worker:
         _logger.warning("the worker's session is lost: its runs leave memory, and it registers anew")
         self._committer.session = None
         self._committer.discard()
-        self._turns.drop_all()
+        self._watching.session_lost(len(self._hot))
+        self._turns.drop_all("session lost")
         self._hot.clear()
 
     # -- what this process starts itself ----------------------------------------------------------------
@@ -312,6 +327,22 @@ class Worker:
             self._turns.evict_surplus(idle_timeout)
             self._activities.warn_of_long_bodies()
 
+    async def _count_for_ever(self) -> None:
+        """Tell hooks how many instances there are; one worker asks the database for all."""
+        while True:
+            is_counting = self._session.is_on_duty()
+            found = await self._storage.count_open() if is_counting else None
+            self._watching.counted(len(self._hot), found)
+            await asyncio.sleep(_COUNTING_PAUSE)
+
+    async def _tell_of_ends_for_ever(self) -> None:
+        """Tell hooks of the instances that were terminated by the ends of others."""
+        while True:
+            await self._has_ends.wait()
+            self._has_ends.clear()
+            keys, self._ends = self._ends, []
+            self._watching.terminated(await self._storage.get_many(keys))
+
     # -- what the parts tell each other -----------------------------------------------------------------
 
     def _rang(self, key: int) -> None:
@@ -332,6 +363,7 @@ class Worker:
             after_failure=self._activities.outcomes.after_failure_outside,
             deadline=instance.deadline,
             newest=self._newest_of,
+            trace=self._watching.trace_of(instance.trace_context, instance.execution_id, instance.run),
         )
         execution.is_begun_elsewhere = instance.next_seq == 0 and instance.begun_by not in {None, self._build}
         return execution
@@ -354,6 +386,7 @@ class Worker:
             after_failure=self._activities.outcomes.after_failure_outside,
             deadline=run.execution.deadline,
             newest=self._newest_of,
+            trace=self._watching.trace_of(run.trace_context, run.execution_id, run.run + 1),
         )
 
     def _newest_of(self, workflow: Workflow[..., Any]) -> Workflow[..., Any]:
@@ -372,6 +405,9 @@ class Worker:
         for key in keys:
             self.ended(key)
             self._listener.look_again(key)
+            if self._watching.is_on:
+                self._ends.append(key)
+                self._has_ends.set()
 
     def run_freed(self, wake_at: int | None) -> None:
         """Note that an instance was freed and is due at an instant."""

@@ -14,6 +14,7 @@ from romancy.core.codec import Subject, check_size, decode_value, encode_value
 from romancy.core.durations import seconds_of
 from romancy.core.events import Envelope, SendOutcome
 from romancy.core.requests import ChannelMode, Publish, Send
+from romancy.core.tracing import TRACE_HEADERS
 from romancy.errors import ChannelModeError, DefinitionError, InstanceClosedError, InstanceNotFoundError
 from romancy.replay.context import current_execution
 from romancy.workflows.subscriptions import Subscription
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from romancy.core.codec import Codec
+    from romancy.core.tracing import TraceContext
     from romancy.replay.execution import Execution
 
 T = TypeVar("T")
@@ -191,12 +193,19 @@ class Channel(Generic[T]):
         """
         execution = current_execution(f"Channel({self.name!r}).send()")
         body = self.encode(execution.codec, message, execution.payload_limit)
-        encoded = encode_headers(headers)
+        encoded = encode_headers(headers, execution.trace)
 
         def ask(activity_id: str) -> Send:
-            return Send(activity_id, to, self.name, body, _message_id(execution, activity_id), encoded)
+            return Send(
+                activity_id,
+                to,
+                self.name,
+                body,
+                execution.message_id(activity_id),
+                encoded,
+            )
 
-        return RequestCall(CallKind.SEND, self.name, ask, lambda outcome: check_sent(int(outcome), self.name, to))
+        return RequestCall(CallKind.SEND, self.name, ask, partial(check_sent, self.name, to), to=to)
 
     def publish(self, message: T, *, headers: Mapping[str, str] | None = None) -> Call[None]:
         """Publish to the channel's subscribers from workflow code; recorded, and never published again by a replay.
@@ -211,12 +220,12 @@ class Channel(Generic[T]):
         """
         execution = current_execution(f"Channel({self.name!r}).publish()")
         body = self.encode(execution.codec, message, execution.payload_limit)
-        encoded = encode_headers(headers)
+        encoded = encode_headers(headers, execution.trace)
 
         def ask(activity_id: str) -> Publish:
-            return Publish(activity_id, self.name, body, _message_id(execution, activity_id), encoded)
+            return Publish(activity_id, self.name, body, execution.message_id(activity_id), encoded)
 
-        return RequestCall(CallKind.PUBLISH, self.name, ask, lambda outcome: check_sent(int(outcome), self.name, ""))
+        return RequestCall(CallKind.PUBLISH, self.name, ask, partial(check_sent, self.name, ""))
 
     # -- what has come ----------------------------------------------------------------------------------
 
@@ -243,27 +252,31 @@ class Channel(Generic[T]):
         return f"<channel {self.name}>"
 
 
-def encode_headers(headers: Mapping[str, str] | None) -> bytes | None:
+def encode_headers(headers: Mapping[str, str] | None, trace: TraceContext | None = None) -> bytes | None:
     """Encode a message's headers.
+
+    Args:
+        headers: Texts by name.
+        trace: The span that sends the message; the sender's own trace headers, if there are any, come first.
 
     Raises:
         TypeError: A name or value is not text.
         PayloadTooLargeError: They are over `HEADERS_LIMIT`.
     """
-    if not headers:
-        return None
-    for name, value in cast("Mapping[object, object]", headers).items():
+    given = dict(headers or {})
+    for name, value in cast("Mapping[object, object]", given).items():
         if not isinstance(name, str) or not isinstance(value, str):
             msg = f"headers are texts by name, and {name!r}: {value!r} is none"
             raise TypeError(msg)
-    encoded = msgspec.json.encode(dict(headers))
-    check_size(encoded, HEADERS_LIMIT, "headers of a message")
-    return encoded
+    check_size(msgspec.json.encode(given), HEADERS_LIMIT, "headers of a message")
+    if trace is not None and not given.keys() & set(TRACE_HEADERS):
+        given |= trace.headers()
+    return msgspec.json.encode(given) if given else None
 
 
-def check_sent(outcome: int, channel: str, to: str) -> None:
+def check_sent(channel: str, to: str, outcome: bytes) -> None:
     """Raise what the outcome of a send or publication means."""
-    match SendOutcome(outcome):
+    match SendOutcome(int(outcome)):
         case SendOutcome.SENT:
             return
         case SendOutcome.CLOSED:
@@ -281,7 +294,3 @@ def other_mode(channel: str, to: str) -> str:
     if to:
         return f"channel {channel!r} is a topic: publish to it, or send to {to!r} on another channel"
     return f"channel {channel!r} is used to send to instances directly: publish on another channel"
-
-
-def _message_id(execution: Execution, activity_id: str) -> str:
-    return f"{execution.execution_id:x}/{execution.run}/{activity_id}"

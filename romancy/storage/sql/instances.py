@@ -52,6 +52,11 @@ BY_KEY = f"SELECT {_COLUMNS} FROM instances WHERE key = ?"
 
 BY_KEYS = f"SELECT {_COLUMNS} FROM instances WHERE key IN (SELECT value FROM json_each(?))"
 
+OPEN = (
+    "SELECT status, count(*), count(CASE WHEN session IS NULL THEN 1 END)"
+    " FROM instances WHERE closed_at IS NULL GROUP BY status"
+)
+
 STATUSES = "SELECT key, status FROM instances WHERE key IN (SELECT value FROM json_each(?))"
 
 # A closed instance's last event tells how it ended.
@@ -236,7 +241,8 @@ BLOCKED_BY_NONE = f"{_BLOCKED_IN} AND build IS NULL {_BLOCKED_ORDER}"
 
 # What another worker has taken or is about to take is left out, and so is what has been sent to sleep since.
 CLAIMABLE = (
-    f"SELECT key FROM instances WHERE key IN (SELECT value FROM json_each(?)) AND {_IS_IDLE} AND wake_at <= ?"
+    "SELECT key, started_at IS NULL FROM instances WHERE key IN (SELECT value FROM json_each(?))"
+    f" AND {_IS_IDLE} AND wake_at <= ?"
     f" AND (status < {Status.PAUSED:d} OR status = {Status.BLOCKED:d} AND (build IS NULL OR build <> ?))"
     " ORDER BY key /*pg FOR NO KEY UPDATE SKIP LOCKED */"
 )

@@ -88,6 +88,12 @@ class ChildrenSuite(Suite):
         (claim,) = await worker.claim_all()
         assert claim.instance.key == kid.key
 
+    async def test_child_has_the_trace_context_of_its_request(self, worker: Worker) -> None:
+        parent = await worker.own("parent")
+        request = msgspec.structs.replace(child("kid"), trace_context='{"traceparent":"x"}')
+        await worker.accepted(worker.entry(parent, requests=[request]))
+        assert (await worker.read("kid")).trace_context == '{"traceparent":"x"}'
+
     async def test_child_of_a_rejected_entry_does_not_exist(
         self, worker: Worker, storage: Storage, database: Database
     ) -> None:

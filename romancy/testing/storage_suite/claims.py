@@ -33,7 +33,7 @@ class ClaimsSuite(Suite):
             begun_by=worker.build,
         )
         assert taken.instance.started_at == about(clock.now())
-        assert (taken.history, taken.inbox) == ([], [])
+        assert (taken.history, taken.inbox, taken.is_first) == ([], [], True)
         assert await worker.read(created.id) == taken.instance
 
     async def test_claim_keeps_when_a_run_has_started(self, worker: Worker, clock: AdjustableClock) -> None:
@@ -41,6 +41,7 @@ class ClaimsSuite(Suite):
         clock.advance(2 * MINUTE)
         (taken,) = (await worker.claim()).claims
         assert taken.instance.started_at == owned.started_at
+        assert not taken.is_first
 
     async def test_claim_skips_what_is_owned(self, worker: Worker, storage: Storage) -> None:
         await worker.own()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import pytest
 
-from romancy.core.records import Instance, NewInstance, NextRun, PostResult, Standing, Status
+from romancy.core.records import Instance, NewInstance, NextRun, OpenCounts, PostResult, Standing, Status
 from romancy.core.requests import ChannelMode, ParentClosePolicy, StartChild, Subscribe
 from romancy.errors import InstanceAlreadyExistsError, InstanceClosedError, InstanceNotFoundError, InstanceRunningError
 from romancy.testing.storage_suite.making import (
@@ -156,6 +156,23 @@ class InstancesSuite(Suite):
 
     async def test_get_of_an_unknown_id_is_none(self, storage: Storage) -> None:
         assert await storage.get("nobody") is None
+
+    async def test_get_many_reads_the_rows_that_exist_in_the_order_of_keys(
+        self, worker: Worker, storage: Storage
+    ) -> None:
+        first, second = await worker.create("b"), await worker.create("a")
+        assert await storage.get_many([second.key, 10**6, first.key]) == [first, second]
+        assert await storage.get_many([]) == []
+
+    async def test_count_open_leaves_out_what_has_ended(self, worker: Worker, storage: Storage) -> None:
+        assert await storage.count_open() == OpenCounts({}, 0)
+        await worker.close(await worker.own("ended"))
+        await worker.own("owned")
+        await worker.create("pending")
+        await worker.create("paused")
+        await storage.pause("paused")
+        counts = {Status.PENDING: 1, Status.RUNNING: 1, Status.PAUSED: 1}
+        assert await storage.count_open() == OpenCounts(counts, cold=2)
 
     async def test_standings_are_of_the_keys_that_exist(self, worker: Worker, storage: Storage) -> None:
         closed = await worker.close(await worker.advance(await worker.own(), note()))

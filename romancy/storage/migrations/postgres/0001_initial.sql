@@ -66,6 +66,10 @@ CREATE INDEX instances_mail ON instances (session)
 CREATE INDEX instances_custom_status ON instances USING hash (custom_status)
   WHERE custom_status IS NOT NULL;
 
+-- What has not ended, for counting and listing it among any number of those that have.
+CREATE INDEX instances_open ON instances (status, key)
+  WHERE closed_at IS NULL;
+
 CREATE INDEX instances_closed ON instances (closed_at)
   WHERE closed_at IS NOT NULL;
 

@@ -1,0 +1,412 @@
+"""Hooks: what is told, once, after it has happened, and that they can do no harm."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+
+import pytest
+
+from romancy import (
+    App,
+    Channel,
+    Hooks,
+    RetryPolicy,
+    WorkflowBlockedError,
+    WorkflowCancelledError,
+    WorkflowFailedError,
+    WorkflowTerminatedError,
+    WorkflowTimedOutError,
+    activity,
+    recur,
+    sleep,
+    start_child,
+    workflow,
+)
+from romancy.observers import Observers
+
+from .conftest import MakeApp
+from .watching import METHODS, Hostile, ReplayWatch, Stuck, Watch
+
+pytestmark = pytest.mark.anyio
+
+notes: Channel[str] = Channel("hooks.notes", str)
+failures: list[Exception] = []
+undone: list[str] = []
+SOON = RetryPolicy(initial_interval=timedelta(milliseconds=1), max_attempts=3)
+
+
+@pytest.fixture(autouse=True)
+def fresh_world() -> None:
+    failures.clear()
+    undone.clear()
+
+
+@activity(name="hooks_act", retry=SOON)
+async def act(name: str) -> str:
+    if failures:
+        raise failures.pop(0)
+    return name
+
+
+@activity(name="hooks_fail", retry=RetryPolicy(max_attempts=1))
+async def fail() -> str:
+    if not failures:
+        raise RuntimeError("no")
+    return "yes"
+
+
+@activity(name="hooks_reserve")
+async def reserve(name: str) -> str:
+    return name
+
+
+@reserve.compensation(name="hooks_release")
+async def release(result: str, name: str) -> None:
+    undone.append(result)
+
+
+@activity(name="hooks_hang")
+async def hang() -> None:
+    await asyncio.sleep(600)
+
+
+@workflow(name="hooks_plain")
+async def plain(name: str) -> str:
+    return await act(name)
+
+
+@workflow(name="hooks_waits")
+async def waits() -> str:
+    first = await act("first")
+    word = await notes.receive()
+    await sleep(0.001)
+    return f"{first} {word} {await act('second')}"
+
+
+@workflow(name="hooks_fails")
+async def fails() -> None:
+    await reserve("room")
+    await fail()
+
+
+@workflow(name="hooks_tells")
+async def tells(to: str) -> None:
+    await notes.send("told", to=to)
+
+
+@workflow(name="hooks_impatient")
+async def impatient() -> str:
+    try:
+        return await notes.receive(timeout=0.001)
+    except TimeoutError:
+        return "nobody"
+
+
+@workflow(name="hooks_counts")
+async def counts(left: int) -> str:
+    await act(str(left))
+    if left:
+        recur(counts(left - 1))
+    return "over"
+
+
+@workflow(name="hooks_parent")
+async def parent() -> None:
+    await start_child(waits(), id="child", on_parent_close="terminate")
+
+
+@workflow(name="hooks_gives_up")
+async def gives_up() -> None:
+    try:
+        async with asyncio.timeout(0.01):
+            await hang()
+    except TimeoutError:
+        pass
+
+
+async def test_started_activity_and_completed_are_told_once_each(make_app: MakeApp) -> None:
+    watch = Watch()
+    async with make_app(hooks=[watch]) as app:
+        assert await app.run(plain("a"), id="one") == "a"
+    lasting = [name for name in watch.names("one") if name not in {"workflow_suspended", "workflow_resumed"}]
+    assert lasting == ["workflow_started", "activity_started", "activity_completed", "workflow_completed"]
+    (done,) = watch.of("activity_completed")
+    assert (done.activity_id, done.name, done.attempt, done.failure) == ("1:hooks_act", "hooks_act", 1, None)
+    (run,) = {told.run for told in watch.told if told.run is not None}
+    assert (run.instance_id, run.workflow, run.run) == ("one", "hooks_plain", 0)
+    assert watch.of("batch_committed")
+
+
+async def test_waiting_run_tells_of_each_thing_once_in_spite_of_replays(make_app: MakeApp, hot_limit: int) -> None:
+    watch = Watch()
+    async with make_app(hooks=[watch]) as app:
+        handle = await app.start(waits(), id="one")
+        while "message_waited_for" not in watch.names():
+            await asyncio.sleep(0.002)
+        await app.send(notes, "word", to="one", message_id="m")
+        assert await handle.result() == "first word second"
+    found = watch.counts()
+    once = (
+        "workflow_started", "workflow_completed", "message_waited_for", "message_sent", "message_received",
+        "timer_started", "timer_fired",
+    )  # fmt: skip
+    assert {name: found[name] for name in once} == dict.fromkeys(once, 1)
+    assert [e.activity_id for e in watch.of("activity_completed")] == ["1:hooks_act", "3:hooks_act"]
+    assert [e.activity_id for e in watch.of("activity_started")] == ["1:hooks_act", "3:hooks_act"]
+    (sent,) = watch.of("message_sent")
+    (received,) = watch.of("message_received")
+    assert (sent.to, sent.message_id, received.message_id, received.channel) == ("one", "m", "m", "hooks.notes")
+    suspensions = {name: found[name] for name in ("workflow_suspended", "workflow_resumed", "replay_completed")}
+    if hot_limit:
+        assert set(suspensions.values()) == {0}
+    else:
+        assert set(suspensions.values()) == {2}  # at the message, and at the timer
+        assert [e.reason for e in watch.of("workflow_suspended")] == ["waiting", "waiting"]
+        assert [e.activity_id for e in watch.of("activity_cache_hit")] == ["1:hooks_act"] * 2
+        assert [e.events for e in watch.of("replay_completed")] == [1, 2]
+
+
+async def test_who_asks_for_replays_is_told_of_them_as_such() -> None:
+    watch, replays = Watch(), ReplayWatch()
+    async with App("sqlite://", hot_limit=0, hooks=[watch, replays]) as app:
+        handle = await app.start(waits(), id="one")
+        while "message_waited_for" not in watch.names():
+            await asyncio.sleep(0.002)
+        await app.send(notes, "word", to="one")
+        await handle.result()
+    assert not any(told.event.is_replayed for told in watch.told)
+    fresh = [told for told in replays.told if not told.event.is_replayed]
+    assert [told.method for told in fresh] == [told.method for told in watch.told]
+    again = [told.method for told in replays.told if told.event.is_replayed]
+    assert again == [
+        *("activity_completed", "message_waited_for"),
+        *("activity_completed", "message_waited_for", "message_received", "timer_started"),
+    ]
+
+
+async def test_failed_attempts_are_told_with_what_they_failed_with(make_app: MakeApp) -> None:
+    failures.extend([RuntimeError("one"), RuntimeError("two")])
+    watch = Watch()
+    async with make_app(hooks=[watch]) as app:
+        assert await app.run(plain("a")) == "a"
+    retried = watch.of("activity_retried")
+    assert [(e.attempt, e.failure.message) for e in retried] == [(1, "one"), (2, "two")]
+    assert all(e.retry_stamp > e.stamp for e in retried)
+    assert [e.attempt for e in watch.of("activity_started")] == [1, 2, 3]
+    assert [e.attempt for e in watch.of("activity_completed")] == [3]
+
+
+async def test_failed_run_tells_of_its_compensations_apart_from_activities(make_app: MakeApp) -> None:
+    watch = Watch()
+    async with make_app(hooks=[watch]) as app:
+        with pytest.raises(WorkflowFailedError):
+            await app.run(fails())
+    assert undone == ["room"]
+    assert [e.name for e in watch.of("activity_failed")] == ["hooks_fail"]
+    assert [e.name for e in watch.of("compensation_started")] == ["hooks_release"]
+    assert [(e.name, e.is_compensation) for e in watch.of("compensation_completed")] == [("hooks_release", True)]
+    assert [e.name for e in watch.of("activity_completed")] == ["hooks_reserve"]
+    (end,) = watch.of("workflow_failed")
+    assert (end.status, end.failure.message) == ("failed", "no")
+
+
+async def test_withdrawn_activity_is_told_as_cancelled(make_app: MakeApp) -> None:
+    watch = Watch()
+    async with make_app(hooks=[watch]) as app:
+        await app.run(gives_up())
+    assert [e.name for e in watch.of("activity_cancelled")] == ["hooks_hang"]
+    assert not watch.of("activity_completed", "activity_failed")
+
+
+async def test_each_kind_of_end_is_told_as_itself(make_app: MakeApp) -> None:
+    watch = Watch()
+    async with make_app(hooks=[watch]) as app:
+        cancelled = await app.start(waits(), id="cancelled")
+        terminated = await app.start(waits(), id="terminated")
+        late = await app.start(waits(), id="late", timeout=0.05)
+        while watch.counts()["message_waited_for"] < 3:
+            await asyncio.sleep(0.002)
+        await cancelled.cancel("enough")
+        await terminated.terminate("enough")
+        for handle, error in (
+            (cancelled, WorkflowCancelledError),
+            (terminated, WorkflowTerminatedError),
+            (late, WorkflowTimedOutError),
+        ):
+            with pytest.raises(error):
+                await handle.result()
+    ends = {told.run.instance_id: told.method for told in watch.told if told.run and told.method in _ENDS}
+    assert ends == {
+        "cancelled": "workflow_cancelled",
+        "terminated": "workflow_terminated",
+        "late": "workflow_timed_out",
+    }
+    assert sum(watch.counts()[name] for name in _ENDS) == 3
+
+
+_ENDS = {name for name in METHODS if name.startswith("workflow_")} - {
+    "workflow_started",
+    "workflow_suspended",
+    "workflow_resumed",
+}
+
+
+async def test_child_that_ends_with_its_parent_is_told_of(make_app: MakeApp) -> None:
+    watch = Watch()
+    async with make_app(hooks=[watch]) as app:
+        await app.run(parent(), id="parent")
+        while not watch.of("workflow_terminated"):
+            await asyncio.sleep(0.002)
+    assert [told.run.instance_id for told in watch.told if told.run and told.method in _ENDS] == ["parent", "child"]
+
+
+async def test_message_between_workflows_and_one_that_never_comes(make_app: MakeApp) -> None:
+    watch = Watch()
+    async with make_app(hooks=[watch]) as app:
+        receiver = await app.start(waits(), id="receiver")
+        await app.run(tells("receiver"), id="sender")
+        await receiver.result()
+        assert await app.run(impatient(), id="impatient") == "nobody"
+    (sent,) = watch.of("message_sent")
+    (received,) = watch.of("message_received")
+    assert (sent.sender, sent.to, sent.message_id) == ("sender", "receiver", received.message_id)
+    assert received.sender == "sender"
+    assert [e.channel for e in watch.of("message_timed_out")] == ["hooks.notes"]
+
+
+async def test_every_run_of_an_instance_that_recurs_is_told_of(make_app: MakeApp) -> None:
+    watch = Watch()
+    async with make_app(hooks=[watch]) as app:
+        assert await app.run(counts(2)) == "over"
+    runs = [
+        (told.method, told.run.run)
+        for told in watch.told
+        if told.run and told.method in {"workflow_started", "workflow_recurred", "workflow_completed"}
+    ]
+    assert runs == [
+        *(("workflow_started", 0), ("workflow_recurred", 0)),
+        *(("workflow_started", 1), ("workflow_recurred", 1)),
+        *(("workflow_started", 2), ("workflow_completed", 2)),
+    ]
+    traces = {told.run.trace.trace_id for told in watch.told if told.run}
+    assert len(traces) == 3
+
+
+async def test_code_that_does_not_fit_is_told_as_nondeterminism(database: str, request: pytest.FixtureRequest) -> None:
+    @workflow(name="hooks_changes")
+    async def before() -> str:
+        return await act("a") + await notes.receive()
+
+    async with App(database, workflows=[before], build="1") as app:
+        await app.start(before(), id="one")
+        while not (await (await app.get("one")).info()).waiting_on:
+            await asyncio.sleep(0.002)
+
+    @workflow(name="hooks_changes")
+    async def after() -> str:
+        return await reserve("a") + await notes.receive()
+
+    watch = Watch()
+    async with App(database, workflows=[after], build="2", hooks=[watch]) as app:
+        await app.send(notes, "word", to="one")
+        with pytest.raises(WorkflowBlockedError):
+            await (await app.get("one")).result()
+        await app.hooks_told()
+    names = watch.names("one")
+    assert names == ["workflow_resumed", "replay_started", "nondeterminism", "workflow_blocked"]
+
+
+async def test_lost_session_is_told_and_outcomes_are_told_once(make_app: MakeApp, database: str) -> None:
+    watch = Watch()
+    async with make_app(database, hooks=[watch], session_ttl=timedelta(seconds=1)) as app:
+        handle = await app.start(waits(), id="one")
+        while "message_waited_for" not in watch.names():
+            await asyncio.sleep(0.002)
+        assert app.worker is not None
+        app.worker._session.lose()
+        await app.send(notes, "word", to="one")
+        assert await handle.result() == "first word second"
+    assert [e.runs for e in watch.of("session_lost")] in ([0], [1])
+    assert [e.activity_id for e in watch.of("activity_completed")] == ["1:hooks_act", "3:hooks_act"]
+    assert watch.counts()["workflow_started"] == watch.counts()["message_received"] == 1
+
+
+async def test_instances_are_counted(make_app: MakeApp) -> None:
+    watch = Watch()
+    async with make_app(hooks=[watch]):
+        while not watch.of("instances_counted"):
+            await asyncio.sleep(0.002)
+    (counted, *_) = watch.of("instances_counted")
+    assert (counted.hot, counted.cold, counted.by_status) == (0, 0, {})
+
+
+async def test_hooks_that_raise_change_nothing_and_are_logged(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    hostile, watch = Hostile(), Watch()
+    with caplog.at_level(logging.ERROR, "romancy"):
+        async with make_app(hooks=[hostile, watch]) as app:
+            handle = await app.start(waits(), id="one")
+            await app.send(notes, "word", to="one")
+            assert await handle.result() == "first word second"
+            with pytest.raises(WorkflowFailedError):
+                await app.run(fails())
+    assert [told.method for told in hostile.told] == [told.method for told in watch.told]
+    logged = [record for record in caplog.records if "raised" in record.message]
+    assert len(logged) == len(hostile.told)
+
+
+async def test_hooks_that_block_hold_up_nobody(make_app: MakeApp, caplog: pytest.LogCaptureFixture) -> None:
+    stuck, watch = Stuck(), Watch()
+    try:
+        with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING, "romancy"):
+            patch.setattr("romancy.observers._PATIENCE", 0.1)
+            async with make_app(hooks=[stuck, watch]) as app:
+                for number in range(20):
+                    assert await app.run(plain(str(number))) == str(number)
+        assert watch.counts()["workflow_completed"] == 20
+        assert len(stuck.told) == 1
+        assert any("does not return from a hook" in record.message for record in caplog.records)
+    finally:
+        stuck.gate.set()
+
+
+async def test_hooks_that_fall_behind_lose_what_is_beyond_their_backlog(caplog: pytest.LogCaptureFixture) -> None:
+    class Slow(Stuck):
+        backlog = 5
+
+    slow = Slow()
+    with caplog.at_level(logging.WARNING, "romancy"):
+        async with App("sqlite://", hooks=[slow]) as app:
+            for number in range(20):
+                await app.run(plain(str(number)))
+            slow.gate.set()
+    assert len(slow.told) < 20
+    assert any("has fallen behind" in record.message for record in caplog.records)
+
+
+async def test_hooks_are_no_part_of_what_is_collected_without_them() -> None:
+    async with App("sqlite://") as app:
+        await app.start(waits(), id="one")
+        assert app.worker is not None
+        while not (await (await app.get("one")).info()).waiting_on:
+            await asyncio.sleep(0.002)
+        (run,) = app.worker._hot
+        assert (run.ref, run.execution.observer, run.execution.trace) == (None, None, None)
+
+
+def test_what_is_no_hooks_is_refused() -> None:
+    with pytest.raises(TypeError, match="derive its class from romancy"):
+        App("sqlite://", hooks=[object()])  # type: ignore[list-item] # pyright: ignore[reportArgumentType]
+
+
+async def test_only_overridden_methods_are_called() -> None:
+    class One(Hooks):
+        pass
+
+    observers = Observers([One()])
+    observers.open()
+    assert not any(observers.wants(name) for name in METHODS)
+    await observers.close()
