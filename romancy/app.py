@@ -11,8 +11,10 @@ from romancy.client.client import Client
 from romancy.client.waiting import Waiters
 from romancy.core import registry
 from romancy.core.codec import DEFAULT_PAYLOAD_LIMIT, JsonCodec
+from romancy.core.durations import checked_retention
+from romancy.core.records import InstanceFilter
 from romancy.core.retry import RetryPolicy
-from romancy.errors import NoAppError
+from romancy.errors import NoAppError, StorageError
 from romancy.observers import Observers
 from romancy.storage.urls import storage_at
 from romancy.worker.settings import WorkerSettings
@@ -38,15 +40,6 @@ T = TypeVar("T")
 _logger = logging.getLogger("romancy")
 _LONGEST_WATCH = timedelta(seconds=1)
 """After which those who wait for instances look again; where nobody waits that costs nothing."""
-
-
-def _checked_retention(kept: timedelta | None, what: str) -> timedelta | None:
-    if kept is None or kept == timedelta.max:
-        return None
-    if kept < timedelta(0):
-        msg = f"{what}={kept!r} must not be negative; None keeps for ever"
-        raise ValueError(msg)
-    return kept
 
 
 class App:
@@ -139,9 +132,9 @@ class App:
             grace=grace,
             poll_interval=poll_interval,
             max_recoveries=max_recoveries,
-            instance_retention=_checked_retention(instance_retention, "instance_retention"),
-            archive_retention=_checked_retention(archive_retention, "archive_retention"),
-            message_retention=_checked_retention(message_retention, "message_retention"),
+            instance_retention=checked_retention(instance_retention, "instance_retention"),
+            archive_retention=checked_retention(archive_retention, "archive_retention"),
+            message_retention=checked_retention(message_retention, "message_retention"),
             retry=retry or RetryPolicy(),
             is_lenient=on_bug == "fail",
             transaction_limit=transaction_limit,
@@ -217,6 +210,8 @@ class App:
             raise cancelled
 
     async def _close(self) -> None:
+        if self._client is None:
+            return
         registry.app_closed(self)
         if self._watching is not None:
             self._watching.cancel()
@@ -227,13 +222,14 @@ class App:
                 await self._worker.stop()
         finally:
             self._worker = None
-            if self._client is not None:
-                self._client.waiters.close()
+            self._client.waiters.close()
             self._client = None
-            if self._storage is not None:
-                await self._storage.close()
-                self._storage = None
-            await self._observers.close()
+            try:
+                if self._storage is not None:
+                    await self._storage.close()
+                    self._storage = None
+            finally:
+                await self._observers.close()
 
     async def _watch(self, storage: Storage, client: Client) -> None:
         """Look again whenever another process has written, and now and then in any case."""
@@ -269,6 +265,18 @@ class App:
     def worker(self) -> Worker | None:
         """The worker of the open app; None if it has none."""
         return self._worker
+
+    async def check(self) -> None:
+        """Look whether the app can work: it is open, the database answers, and its worker holds a session.
+
+        Raises:
+            NoAppError: It is not open.
+            StorageError: The database can't be reached, or the worker has no session at the moment.
+        """
+        await self.client.storage.list(InstanceFilter(), limit=1)
+        if self._worker is not None and not self._worker.is_live:
+            msg = "the worker has no session at the moment: it registers a new one"
+            raise StorageError(msg)
 
     async def hooks_told(self) -> None:
         """Wait until all hooks have been told of what has happened until now, for five seconds at most."""

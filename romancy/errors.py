@@ -9,7 +9,7 @@
     ├ OutsideWorkflowError         a durable operation used where no workflow runs
     ├ InstanceNotFoundError        (LookupError)
     ├ InstanceAlreadyExistsError · InstanceClosedError · InstanceRunningError
-    ├ WorkflowFailedError          from result(): .failure
+    ├ WorkflowFailedError          from result(): .failure, .status
     │ ├ WorkflowCancelledError
     │ ├ WorkflowTerminatedError
     │ └ WorkflowTimedOutError
@@ -80,7 +80,10 @@ class WorkflowFailedError(RomancyError):
     Attributes:
         failure: What ended it, with type, message, traceback text and causes;
             ``None`` where nothing but the status is known.
+        status: How it ended: ``"failed"``, ``"cancelled"``, ``"terminated"`` or ``"timed_out"``.
     """
+
+    status = "failed"
 
     def __init__(self, message: str, failure: Failure | None = None) -> None:
         super().__init__(message)
@@ -90,13 +93,19 @@ class WorkflowFailedError(RomancyError):
 class WorkflowCancelledError(WorkflowFailedError):
     """The run was cancelled."""
 
+    status = "cancelled"
+
 
 class WorkflowTerminatedError(WorkflowFailedError):
     """The run was terminated: nothing of it ran any more."""
 
+    status = "terminated"
+
 
 class WorkflowTimedOutError(WorkflowFailedError):
     """The run exceeded its own time limit."""
+
+    status = "timed_out"
 
 
 class WorkflowBlockedError(RomancyError):

@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from romancy.core.hooks import Hooks, RunRef, WorkflowEnded
-from romancy.core.tracing import context_of_run
+from romancy.core.tracing import context_of_run, given_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -175,9 +175,12 @@ class Observers:
     # -- trace contexts ---------------------------------------------------------------------------------
 
     def current(self) -> TraceContext | None:
-        """Return the caller's span, if contexts are carried and there is one."""
+        """Return the caller's span, or the one that it was given, if contexts are carried and there is one."""
         if self.propagator is None:
             return None
+        given = given_parent.get()
+        if given is not None:
+            return given
         try:
             return self.propagator.current()
         except Exception:
@@ -189,7 +192,7 @@ class Observers:
         if self.propagator is None:
             return None
         try:
-            return self.propagator.begin(self.propagator.current(), execution_id).encode()
+            return self.propagator.begin(self.current(), execution_id).encode()
         except Exception:
             _logger.exception("the propagator raised: no trace context is stored")
             return None

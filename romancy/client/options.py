@@ -43,8 +43,9 @@ def due_at(start_at: datetime | None, delay: timedelta | float | None, now: int)
     if not math.isfinite(seconds) or seconds < 0:
         msg = f"delay={delay!r} must be a timedelta or a number of seconds, and not negative"
         raise ValueError(msg)
-    due = now + round(seconds * MICROSECONDS)
-    if due > (_LATEST - _EPOCH) // _MICROSECOND:
+    latest = (_LATEST - _EPOCH) // _MICROSECOND
+    due = now + round(min(seconds, latest) * MICROSECONDS)  # a float that is too large times that is infinite
+    if due > latest:
         msg = f"delay={delay!r} is too long: an instance must begin before the year 10000"
         raise ValueError(msg)
     return due

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,11 +20,12 @@ from romancy.core.hooks import MessageEvent
 from romancy.core.records import InboxKind, Post, PostResult, Publication
 from romancy.core.retry import is_never_retried
 from romancy.core.tokens import Token, decode_token
+from romancy.core.tracing import context_in, given_parent
 from romancy.errors import ChannelModeError, InstanceClosedError, InstanceNotFoundError, NotInWorkflowError
 from romancy.workflows.channels import encode_headers, other_mode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
     from datetime import timedelta
 
     from romancy.activities.transaction import Scope
@@ -67,6 +69,24 @@ class Sender:
             msg = "an App, Client or Handle was used in a workflow: put it in an activity (or send by channel.send())"
             raise NotInWorkflowError(msg)
         return self._storage
+
+    @contextmanager
+    def in_trace_of(self, headers: Mapping[str, str], *, is_preferred: bool = False) -> Generator[None]:
+        """Have what is started and sent in the block go on in the trace of a request or event, if the App has traces.
+
+        Args:
+            headers: Those of W3C Trace Context are looked for, under names in lower case.
+            is_preferred: Go on there even if a span is current here; else that span comes first.
+        """
+        parent = context_in(headers)
+        if parent is None or (not is_preferred and self._observers.current() is not None):
+            yield
+            return
+        token = given_parent.set(parent)
+        try:
+            yield
+        finally:
+            given_parent.reset(token)
 
     def _joined(self) -> Scope | None:
         """Return the scope of the activity's transaction that calls on this database join; None if there is none."""

@@ -31,3 +31,17 @@ def microseconds_of(duration: timedelta | float, name: str) -> int:
         msg = f"{name}={duration!r}: use a timedelta, or seconds, from 0 to {_LONGEST}"
         raise ValueError(msg)
     return round(seconds * MICROSECONDS)
+
+
+def checked_retention(kept: timedelta | None, name: str) -> timedelta | None:
+    """Return for how long something is kept; None: for ever.
+
+    Raises:
+        ValueError: It is negative; the message has its ``name``.
+    """
+    if kept is None or kept == timedelta.max:
+        return None
+    if kept < timedelta(0):
+        msg = f"{name}={kept!r} must not be negative; None keeps for ever"
+        raise ValueError(msg)
+    return kept

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 from collections.abc import Callable
 from types import GenericAlias, NoneType, SimpleNamespace
 from typing import (
@@ -22,6 +21,7 @@ from typing import (
 
 import msgspec
 
+from romancy.core.binding import POSITIONAL, binder, signature_of
 from romancy.core.codec import Codec, encode_error, is_record
 from romancy.errors import CodecError, DefinitionError
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from romancy.core.codec import What
 
 _PARAMETER = re.compile(r"`\$\.(\w+)")
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _UNTYPED = (Any, object)
 _PLAIN = (*_UNTYPED, bool, int, float, str, bytes, NoneType)  # annotations that no record comes back from
@@ -69,11 +68,11 @@ class Signature:
     def __init__(self, fn: Callable[..., object], *, namespace: Mapping[str, object] | None = None) -> None:
         self.fn = fn
         self.name: str = getattr(fn, "__qualname__", repr(fn))
-        signature = _signature_of(fn, self.name)
+        signature = signature_of(fn, self.name)
         self._parameters = tuple(signature.parameters.values())
-        self._bind = _binder(self.name, self._parameters)
+        self._bind = binder(self.name, self._parameters)
         kinds = {parameter.kind for parameter in self._parameters}
-        self._is_positional = kinds <= set(_POSITIONAL)
+        self._is_positional = kinds <= set(POSITIONAL)
         self._namespace: Mapping[str, object] = namespace or {}
         self._annotations: dict[str, object] = {}
         self._unresolved: dict[str, object] = {
@@ -263,6 +262,12 @@ class Signature:
         self._compiled = compiled
         return compiled
 
+    @property
+    def only_parameter(self) -> str | None:
+        """The name of the parameter, if there is one and it takes one argument."""
+        only = self._parameters[0] if len(self._parameters) == 1 else None
+        return None if only is None or only.kind in _VARIADIC else only.name
+
     def arguments_type(self) -> type[msgspec.Struct]:
         """Return a type whose fields are the parameters: what an encoded call is an instance of.
 
@@ -291,22 +296,19 @@ class Signature:
         annotation: Any = self._annotations.get(parameter.name, Any)
         is_unpacked = get_origin(annotation) is Unpack
         (annotation,) = get_args(annotation) if is_unpacked else (annotation,)
-        factory: Callable[[], object] | None = None
+        default: dict[str, Any] = {}
         if parameter.kind is parameter.VAR_POSITIONAL:
             annotation = annotation if is_unpacked else GenericAlias(list, (annotation,))
-            factory = list
+            default = {"default_factory": list}
         elif parameter.kind is parameter.VAR_KEYWORD:
             annotation = annotation if is_unpacked else GenericAlias(dict, (str, annotation))
-            factory = dict
+            default = {"default_factory": dict}
         elif parameter.default is not parameter.empty:
             annotation = annotation | None if parameter.default is None else annotation
-            factory = _constant(parameter.default)
-        field: Any = (
-            msgspec.field(name=parameter.name)
-            if factory is None
-            else msgspec.field(name=parameter.name, default_factory=factory)
-        )
-        return f"p{index}", annotation, field
+            # What can be shown in a schema is; another value may be one that msgspec would copy, or refuse.
+            is_plain = type(parameter.default) in _PLAIN
+            default = {"default": parameter.default} if is_plain else {"default_factory": _constant(parameter.default)}
+        return f"p{index}", annotation, msgspec.field(name=parameter.name, **default)
 
     def _decoder(self, codec: Codec, annotation: object, where: str) -> Callable[[bytes], object]:
         try:
@@ -318,51 +320,6 @@ class Signature:
                 else ""
             )
             raise DefinitionError(f"{self.name}: {where} can't be decoded: {error}.{advice}") from error
-
-
-def _signature_of(fn: Callable[..., object], name: str) -> inspect.Signature:
-    try:
-        if sys.version_info >= (3, 14):
-            import annotationlib
-
-            return inspect.signature(fn, annotation_format=annotationlib.Format.FORWARDREF)
-        return inspect.signature(fn)
-    except (TypeError, ValueError) as error:
-        raise DefinitionError(f"{name} can't be used: {error}") from error
-
-
-def _binder(name: str, parameters: tuple[inspect.Parameter, ...]) -> Callable[..., dict[str, object]]:
-    """Return a function that takes a call's arguments and returns them by parameter name.
-
-    It is compiled from source, like a NamedTuple's constructor: ten times as fast as
-    `inspect.Signature.bind`, and the interpreter itself says what is wrong with a call. The source holds
-    parameter names and nothing else.
-    """
-    source: list[str] = []
-    previous: inspect.Parameter | None = None
-    for parameter in parameters:
-        kind = parameter.kind
-        if previous is not None and previous.kind is kind.POSITIONAL_ONLY is not kind:
-            source.append("/")
-        if kind is kind.KEYWORD_ONLY and (previous is None or previous.kind in _POSITIONAL):
-            source.append("*")
-        stars = {kind.VAR_POSITIONAL: "*", kind.VAR_KEYWORD: "**"}.get(kind, "")
-        default = "" if parameter.default is parameter.empty else "=None"
-        source.append(f"{stars}{parameter.name}{default}")
-        previous = parameter
-    if previous is not None and previous.kind is previous.POSITIONAL_ONLY:
-        source.append("/")
-    named = ", ".join(f"{parameter.name!r}: {parameter.name}" for parameter in parameters)
-    scope: dict[str, Any] = {}
-    exec(f"def bind({', '.join(source)}): return {{{named}}}", scope)  # noqa: S102 - parameter names and nothing else: see above
-    bind = scope["bind"]
-    given = [parameter for parameter in parameters if parameter.default is not parameter.empty]
-    bind.__defaults__ = tuple(parameter.default for parameter in given if parameter.kind in _POSITIONAL)
-    bind.__kwdefaults__ = {
-        parameter.name: parameter.default for parameter in given if parameter.kind not in _POSITIONAL
-    }
-    bind.__qualname__ = name
-    return cast("Callable[..., dict[str, object]]", bind)
 
 
 def _evaluate(fn: Callable[..., object], annotation: object, names: dict[str, object]) -> object:

@@ -7,6 +7,7 @@ operations derive from the run's own, so that every process that works on it com
 from __future__ import annotations
 
 import re
+from contextvars import ContextVar
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,10 @@ def is_traceparent(text: str) -> bool:
         return False
     version, trace_id, span_id, _, rest = found.groups()
     return version != "ff" and bool(int(trace_id, 16) and int(span_id, 16)) and (rest is None or version != "00")
+
+
+given_parent: ContextVar[TraceContext | None] = ContextVar("romancy_given_parent", default=None)
+"""The span, of elsewhere, that what is started and sent here belongs below; None: the current one."""
 
 
 def _decode(stored: str | None) -> TraceContext | None:

@@ -21,6 +21,7 @@ from romancy.worker.deliveries import Deliveries
 from romancy.worker.heartbeats import Heartbeats
 from romancy.worker.hot import HotSet
 from romancy.worker.process import this_process
+from romancy.worker.reports import Reports
 from romancy.worker.retention import keep_pruning
 from romancy.worker.session import Session, housekeep
 from romancy.worker.slot import CommitSlots
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from romancy.worker.settings import WorkerSettings
 
 _logger = logging.getLogger("romancy")
-_COUNTING_PAUSE = 15.0
-"""Seconds between two looks at how many instances there are."""
 
 
 class Listener(Protocol):
@@ -107,6 +106,7 @@ class Worker:
         self._watchdog = Watchdog(settings.warn_after, min(settings.interrupt_after, settings.session_ttl / 2))
         self._hot = HotSet(settings.hot_limit)
         self._watching = Watching(observers, clock)
+        self._reports = Reports(storage, self._watching, self._hot, self._session.is_on_duty)
         self._committer = Committer(storage, self._session.lose, self._watching)
         self._alarms = Alarms(clock, self._rang)
         self._heartbeats = Heartbeats(
@@ -157,8 +157,11 @@ class Worker:
         )
         self._deliveries = Deliveries(storage, self._hot, self._turns, settings.poll_interval)
         self._tasks: list[asyncio.Task[None]] = []
-        self._ends: list[int] = []
-        self._has_ends = asyncio.Event()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the worker has a session that lives: what it has in memory is its own."""
+        return self._session.is_live()
 
     @property
     def hot_count(self) -> int:
@@ -202,10 +205,10 @@ class Worker:
         self._spawn(lambda: self._deliveries.hand_out_for_ever(self.mail_expected, self._session.is_on_duty))
         self._spawn(self._tidy_for_ever)
         self._spawn(self._heartbeats.write_for_ever)
-        if self._watching.wants("instances_counted"):
-            self._spawn(self._count_for_ever)
-        if self._watching.wants("workflow_terminated"):
-            self._spawn(self._tell_of_ends_for_ever)
+        if self._reports.is_counting:
+            self._spawn(self._reports.count_for_ever)
+        if self._reports.is_telling_ends:
+            self._spawn(self._reports.tell_of_ends_for_ever)
 
     async def stop(self) -> None:
         """Stop claiming, let activities end within the grace time, commit, and free everything owned."""
@@ -327,22 +330,6 @@ class Worker:
             self._turns.evict_surplus(idle_timeout)
             self._activities.warn_of_long_bodies()
 
-    async def _count_for_ever(self) -> None:
-        """Tell hooks how many instances there are; one worker asks the database for all."""
-        while True:
-            is_counting = self._session.is_on_duty()
-            found = await self._storage.count_open() if is_counting else None
-            self._watching.counted(len(self._hot), found)
-            await asyncio.sleep(_COUNTING_PAUSE)
-
-    async def _tell_of_ends_for_ever(self) -> None:
-        """Tell hooks of the instances that were terminated by the ends of others."""
-        while True:
-            await self._has_ends.wait()
-            self._has_ends.clear()
-            keys, self._ends = self._ends, []
-            self._watching.terminated(await self._storage.get_many(keys))
-
     # -- what the parts tell each other -----------------------------------------------------------------
 
     def _rang(self, key: int) -> None:
@@ -405,9 +392,7 @@ class Worker:
         for key in keys:
             self.ended(key)
             self._listener.look_again(key)
-            if self._watching.is_on:
-                self._ends.append(key)
-                self._has_ends.set()
+            self._reports.ended(key)
 
     def run_freed(self, wake_at: int | None) -> None:
         """Note that an instance was freed and is due at an instant."""

@@ -66,7 +66,7 @@ class Channel(Generic[T]):
     already raises `ChannelModeError`.
     """
 
-    def __init__(self, name: str, type: type[T]) -> None:  # noqa: A002 - the word that an author expects
+    def __init__(self, name: str, type: type[T]) -> None:
         """Declare the channel.
 
         Args:
@@ -80,7 +80,7 @@ class Channel(Generic[T]):
             msg = f"{name!r} can't name a channel: use printable characters without spaces and colons"
             raise DefinitionError(msg)
         self.name = name
-        self._type = type
+        self.type = type
         self._subject = Subject("message", "channel", name)
         self._compiled: tuple[Codec, Callable[[bytes], object]] | None = None
 
@@ -104,7 +104,7 @@ class Channel(Generic[T]):
         """
         compiled = self._compiled
         if compiled is None or compiled[0] is not codec:
-            compiled = self._compiled = (codec, codec.decoder(self._type))
+            compiled = self._compiled = (codec, codec.decoder(self.type))
         return cast("T", decode_value(compiled[1], payload, self._subject))
 
     # -- receiving --------------------------------------------------------------------------------------

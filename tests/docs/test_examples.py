@@ -11,10 +11,29 @@ from .scripts import ROOT, run_python
 EXAMPLES = ROOT / "examples"
 
 PRINTED = {
+    "aiohttp_webhook.py": """\
+flute is on its way
+""",
+    "cloud_events.py": """\
+1 204
+1 204
+2 204
+2 204
+3 204
+4 404
+a flute: packed, sent
+""",
     "fan_out.py": """\
 words: 12
 as they ended: [2, 4, 6]
 longest page: 6
+""",
+    "fastapi_orders.py": """\
+300 charged for a flute
+{'id': '2'}
+{'id': '2', 'status': 'running'}
+9000 charged for a piano
+The body is not what is expected
 """,
     "human_approval.py": """\
 report is published
@@ -40,10 +59,28 @@ asleep, and no process runs
 Olga was reminded
 no answer in time
 """,
+    "tracing.py": """\
+'POST /orders' is below 'nothing'
+'activity charge' is below 'run order'
+'call the bank' is below 'activity charge'
+'run order' is below 'POST /orders'
+'run ship' is below 'run order'
+traces: 1
+""",
     "transactional_activity.py": """\
 Bo now has 30
 {'Ada': 70, 'Bo': 30}
 attempts at moving: 2
+""",
+    "watching.py": """\
+report -: two pages
+report 1:render: rendering page 1
+report 1:render: rendering page 1
+report 2:render: rendering page 2
+report 2:render: rendering page 2
+report: attempt 1 at render: the printer is busy
+report: attempt 1 at render: the printer is busy
+report: report is completed
 """,
 }
 

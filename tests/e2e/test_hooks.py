@@ -193,7 +193,7 @@ async def test_failed_attempts_are_told_with_what_they_failed_with(make_app: Mak
         assert await app.run(plain("a")) == "a"
     retried = watch.of("activity_retried")
     assert [(e.attempt, e.failure.message) for e in retried] == [(1, "one"), (2, "two")]
-    assert all(e.retry_stamp > e.stamp for e in retried)
+    assert all(e.retry_stamp > e.scheduled_stamp for e in retried)
     assert [e.attempt for e in watch.of("activity_started")] == [1, 2, 3]
     assert [e.attempt for e in watch.of("activity_completed")] == [3]
 

@@ -308,7 +308,7 @@ async def test_two_apps_with_telemetry_on_one_provider(telemetry: Telemetry) -> 
 async def test_metrics_add_up_to_what_the_database_says(
     make_app: MakeApp, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("romancy.worker.worker._COUNTING_PAUSE", 0.01)
+    monkeypatch.setattr("romancy.worker.reports._COUNTING_PAUSE", 0.01)
     async with make_app(hooks=[telemetry.hooks]) as app:
         handles = [await app.start(order(str(number)), id=f"order-{number}") for number in range(10)]
         for number in range(10):
