@@ -14,11 +14,11 @@ from romancy.core.codec import JsonCodec
 from romancy.core.instance_ids import check_instance_id
 from romancy.core.records import Status
 from romancy.core.versions import version_key
-from romancy.errors import RomancyError, WorkflowBlockedError, WorkflowFailedError
+from romancy.errors import WorkflowBlockedError, WorkflowFailedError
 from romancy.integrations import answers, bodies
 from romancy.integrations.answers import CancelWish, Page, Started
 from romancy.integrations.exchange import Reply
-from romancy.integrations.problems import Problem, invalid, problem_of
+from romancy.integrations.problems import Problem, invalid, told, unknown
 from romancy.integrations.queries import Query
 
 if TYPE_CHECKING:
@@ -71,18 +71,13 @@ class Api:
 
     async def serve(self, operation: Operation, incoming: Incoming) -> Reply:
         """Serve a request; what is wrong with it is the reply."""
-        try:
-            if operation.is_open:
-                return await operation.serve(self, incoming)
-            with self._app.client.in_trace_of(incoming.headers):
-                return await operation.serve(self, incoming)
-        except Problem as problem:
-            return problem.reply()
-        except RomancyError as error:
-            known = problem_of(error)
-            if known is None:
-                raise
-            return known.reply()
+        return await told(self._serve(operation, incoming))
+
+    async def _serve(self, operation: Operation, incoming: Incoming) -> Reply:
+        if operation.is_open:
+            return await operation.serve(self, incoming)
+        with self._app.client.in_trace_of(incoming.headers):
+            return await operation.serve(self, incoming)
 
     # -- workflows --------------------------------------------------------------------------------------
 
@@ -96,9 +91,8 @@ class Api:
         name = incoming.path["workflow"]
         workflow = self.workflows.get(name)
         if workflow is None:
-            title = "There is no such workflow"
             detail = f"no workflow {name!r} can be started here: see the list of workflows"
-            raise Problem(HTTPStatus.NOT_FOUND, "unknown-workflow", title, detail)
+            raise unknown("workflow", "There is no such workflow", detail)
         query = Query(incoming.query)
         options: dict[str, Any] = {
             "id": query.text("id"),
@@ -178,9 +172,8 @@ class Api:
         name = incoming.path["channel"]
         channel = self.channels.get(name)
         if channel is None:
-            title = "There is no such channel"
             detail = f"nothing can be sent on channel {name!r} here: name it in channels= where the router is made"
-            raise Problem(HTTPStatus.NOT_FOUND, "unknown-channel", title, detail)
+            raise unknown("channel", "There is no such channel", detail)
         query = Query(incoming.query)
         message_id = query.text("message_id")
         query.finish()
@@ -238,8 +231,7 @@ def _id_of(incoming: Incoming) -> str:
     try:
         check_instance_id(id)
     except ValueError as exc:
-        title = "There is no such instance"
-        raise Problem(HTTPStatus.NOT_FOUND, "unknown-instance", title, str(exc)) from exc
+        raise unknown("instance", "There is no such instance", str(exc)) from exc
     return id
 
 

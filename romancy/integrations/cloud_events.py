@@ -18,10 +18,10 @@ from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 
 from romancy.core.codec import JsonCodec
 from romancy.core.tracing import TRACE_HEADERS
-from romancy.errors import InstanceAlreadyExistsError, RomancyError
+from romancy.errors import InstanceAlreadyExistsError
 from romancy.integrations import bodies
 from romancy.integrations.exchange import Reply
-from romancy.integrations.problems import Problem, invalid, problem_of
+from romancy.integrations.problems import Problem, invalid, told, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -135,20 +135,13 @@ class Receiver:
 
     async def serve(self, incoming: Incoming) -> Reply:
         """Take one event; what is wrong with it is the reply."""
-        try:
-            event, data = await self._read(incoming)
-            with (
-                self._app.client.in_trace_of(incoming.headers),
-                self._app.client.in_trace_of(_extensions(event), is_preferred=True),
-            ):
-                return await self._take(event, data)
-        except Problem as problem:
-            return problem.reply()
-        except RomancyError as error:
-            known = problem_of(error)
-            if known is None:
-                raise
-            return known.reply()
+        return await told(self._serve(incoming))
+
+    async def _serve(self, incoming: Incoming) -> Reply:
+        event, data = await self._read(incoming)
+        client = self._app.client
+        with client.in_trace_of(incoming.headers), client.in_trace_of(_extensions(event), is_preferred=True):
+            return await self._take(event, data)
 
     async def _read(self, incoming: Incoming) -> tuple[CloudEvent, bytes]:
         """Return an event and its data, which is JSON."""
@@ -187,7 +180,7 @@ class Receiver:
                 break
         else:
             detail = f"nothing is to become of events of type {event.get_type()!r}, subject {event.get_subject()!r}"
-            raise Problem(HTTPStatus.NOT_FOUND, "unknown-event", "No such event is expected", detail)
+            raise unknown("event", "No such event is expected", detail)
         mark = _mark_of(event)
         try:
             match route:

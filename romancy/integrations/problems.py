@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,6 +20,9 @@ from romancy.errors import (
     StorageError,
 )
 from romancy.integrations.exchange import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
 
 MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER = {"Retry-After": "1"}
@@ -71,13 +75,28 @@ _KINDS: tuple[tuple[type[RomancyError], HTTPStatus, str, str], ...] = (
 )
 
 
-def problem_of(error: RomancyError) -> Problem | None:
-    """Return what an error means to a client; None: nothing that it could know or do about."""
-    for cls, status, kind, title in _KINDS:
-        if isinstance(error, cls):
-            is_passing = status is HTTPStatus.SERVICE_UNAVAILABLE
-            return Problem(status, kind, title, str(error), headers=_RETRY_AFTER if is_passing else None)
-    return None
+async def told(serving: Awaitable[Reply]) -> Reply:
+    """Return the reply of what serves a request, or that which tells what is wrong with the request.
+
+    Raises:
+        BaseException: What is wrong with the service: nothing that a client could know or do about.
+    """
+    try:
+        return await serving
+    except Problem as problem:
+        return problem.reply()
+    except RomancyError as error:
+        for cls, status, kind, title in _KINDS:
+            if isinstance(error, cls):
+                is_passing = status is HTTPStatus.SERVICE_UNAVAILABLE
+                headers = _RETRY_AFTER if is_passing else None
+                return Problem(status, kind, title, str(error), headers=headers).reply()
+        raise
+
+
+def unknown(what: str, title: str, detail: str) -> Problem:
+    """Return the problem of a name that nothing has."""
+    return Problem(HTTPStatus.NOT_FOUND, f"unknown-{what}", title, detail)
 
 
 def invalid(detail: str) -> Problem:

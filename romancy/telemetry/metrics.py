@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from opentelemetry.metrics import CallbackOptions, Observation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from opentelemetry.metrics import Meter
+    from opentelemetry.metrics import Histogram, Meter
 
     from romancy.core.hooks import InstanceCounts
 
@@ -39,18 +39,17 @@ class Instruments:
     """Everything that is counted and measured. Durations are seconds."""
 
     def __init__(self, meter: Meter) -> None:
-        counter, histogram = partial(Counter, meter), meter.create_histogram
+        counter = partial(Counter, meter)
+
+        def histogram(name: str, unit: str, description: str, bounds: Sequence[float]) -> Histogram:
+            return meter.create_histogram(name, unit, description, explicit_bucket_boundaries_advisory=bounds)
+
         self.runs_started = counter("romancy.run.started", "{run}", "Runs that have begun")
         self.runs_ended = counter("romancy.run.ended", "{run}", "Runs that have ended, by status")
         self.runs_blocked = counter("romancy.run.blocked", "{run}", "Times that a run could not go on")
-        self.run_duration = histogram(
-            "romancy.run.duration", "s", "From a run's begin to its end", explicit_bucket_boundaries_advisory=_SECONDS
-        )
+        self.run_duration = histogram("romancy.run.duration", "s", "From a run's begin to its end", _SECONDS)
         self.run_delay = histogram(
-            "romancy.run.queue.duration",
-            "s",
-            "From when an instance was due until a worker had it",
-            explicit_bucket_boundaries_advisory=_SECONDS,
+            "romancy.run.queue.duration", "s", "From when an instance was due until a worker had it", _SECONDS
         )
         self.activities_started = counter("romancy.activity.started", "{attempt}", "Attempts that have begun")
         self.activities_ended = counter("romancy.activity.ended", "{activity}", "Activities with an outcome")
@@ -59,30 +58,18 @@ class Instruments:
             "romancy.activity.duration",
             "s",
             "From when an activity was asked for to its outcome, all attempts",
-            explicit_bucket_boundaries_advisory=_SECONDS,
+            _SECONDS,
         )
         self.activity_delay = histogram(
-            "romancy.activity.queue.duration",
-            "s",
-            "From when an attempt was due to its begin",
-            explicit_bucket_boundaries_advisory=_SECONDS,
+            "romancy.activity.queue.duration", "s", "From when an attempt was due to its begin", _SECONDS
         )
         self.messages_sent = counter("romancy.message.sent", "{message}", "Messages accepted from this process")
         self.messages_received = counter("romancy.message.received", "{message}", "Messages given to workflow code")
-        self.replays = histogram(
-            "romancy.replay.duration", "s", "Computing of a replay", explicit_bucket_boundaries_advisory=_COMMIT_SECONDS
-        )
+        self.replays = histogram("romancy.replay.duration", "s", "Computing of a replay", _COMMIT_SECONDS)
         self.replay_events = counter("romancy.replay.events", "{event}", "Events that replays went through")
         self.nondeterminism = counter("romancy.replay.nondeterminism", "{run}", "Code that did not fit its history")
-        self.batch_size = histogram(
-            "romancy.commit.batch.size",
-            "{entry}",
-            "Entries of a group commit",
-            explicit_bucket_boundaries_advisory=_SIZES,
-        )
-        self.commit_duration = histogram(
-            "romancy.commit.duration", "s", "A group commit", explicit_bucket_boundaries_advisory=_COMMIT_SECONDS
-        )
+        self.batch_size = histogram("romancy.commit.batch.size", "{entry}", "Entries of a group commit", _SIZES)
+        self.commit_duration = histogram("romancy.commit.duration", "s", "A group commit", _COMMIT_SECONDS)
         self.sessions_lost = counter("romancy.session.lost", "{session}", "Sessions that were lost")
         self._counts: InstanceCounts | None = None
         meter.create_observable_up_down_counter(

@@ -231,6 +231,7 @@ class Worker:
             await asyncio.sleep(0)
             await self._committer.flush()
             self._watchdog.stop()
+            self._watching.counted(0, None)
             try:
                 await self._session.close()
             except StorageError as exc:

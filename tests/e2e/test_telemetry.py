@@ -25,6 +25,7 @@ from opentelemetry.trace import StatusCode
 from romancy import (
     App,
     Channel,
+    Hooks,
     RetryPolicy,
     WorkflowFailedError,
     activity,
@@ -32,6 +33,7 @@ from romancy import (
     workflow,
 )
 from romancy.client.client import Client
+from romancy.core.tracing import TraceContext
 from romancy.telemetry import OpenTelemetry
 
 from .conftest import MakeApp
@@ -40,6 +42,7 @@ from .processes import running
 pytestmark = pytest.mark.anyio
 
 words: Channel[str] = Channel("telemetry.words", str)
+news: Channel[str] = Channel("telemetry.news", str)
 failures: list[Exception] = []
 seen: list[tuple[str, str]] = []
 providers: list[TracerProvider] = []
@@ -124,6 +127,13 @@ async def order(name: str) -> str:
     first = await act(name)
     word = await words.receive()
     return first + word + await child("child") + await in_thread("sync")
+
+
+@workflow(name="telemetry_listens")
+async def listens() -> str:
+    async with news.subscribe() as subscription:
+        message = await subscription.receive_message()
+        return f"{message.value} {message.headers['traceparent'][3:35]}"
 
 
 @workflow(name="telemetry_says")
@@ -352,6 +362,65 @@ async def test_metrics_add_up_to_what_the_database_says(
         assert telemetry.metric("romancy.commit.batch.size") == {(): batches}
         activities = sum(outcomes.values())
         assert len(telemetry.spans("activity")) + len(telemetry.spans("compensation")) == activities
+
+
+async def test_closed_app_holds_nothing(telemetry: Telemetry) -> None:
+    async with App("sqlite://", hooks=[telemetry.hooks]) as app:
+        await app.start(order("a"), id="one")
+        await parked(app, "one")
+    assert telemetry.metric("romancy.run.hot") == {(): 0}
+    assert telemetry.metric("romancy.run.cold") == {}
+
+
+async def test_published_message_links_its_receiver_to_its_sender(make_app: MakeApp, telemetry: Telemetry) -> None:
+    async with make_app(hooks=[telemetry.hooks]) as app:
+        handle = await app.start(listens(), id="one")
+        await parked(app, "one")
+        with telemetry.tracer.start_as_current_span("announcement") as span:
+            await app.publish(news, "word")
+        assert await handle.result() == f"word {f'{span.get_span_context().trace_id:032x}'}"
+    (run,) = telemetry.spans("run")
+    (link,) = run.links
+    assert (link.context.trace_id, link.context.span_id) == (
+        span.get_span_context().trace_id,
+        span.get_span_context().span_id,
+    )
+
+
+async def test_author_s_own_trace_headers_come_first(make_app: MakeApp, telemetry: Telemetry) -> None:
+    own = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with make_app(hooks=[telemetry.hooks]) as app:
+        handle = await app.start(order("a"), id="one")
+        with telemetry.tracer.start_as_current_span("webhook"):
+            await app.send(words, "w", to="one", headers={"traceparent": own})
+        await handle.result()
+    (run,) = telemetry.spans("run telemetry_order")
+    assert [f"00-{link.context.trace_id:032x}-{link.context.span_id:016x}-01" for link in run.links] == [own]
+
+
+class Broken:
+    """A propagator that raises whatever it is asked."""
+
+    def current(self) -> TraceContext | None:
+        raise RuntimeError("current")
+
+    def begin(self, parent: TraceContext | None, execution_id: int) -> TraceContext:
+        raise RuntimeError("begin")
+
+    def enter(self, context: TraceContext) -> None:
+        raise RuntimeError("enter")
+
+
+async def test_propagator_that_raises_changes_nothing(make_app: MakeApp, caplog: pytest.LogCaptureFixture) -> None:
+    class Watch(Hooks):
+        propagator = Broken()
+
+    async with make_app(hooks=[Watch()]) as app:
+        handle = await app.start(order("a"), id="one")
+        await app.send(words, "w", to="one")
+        assert await handle.result() == "awchildsync"
+    logged = {str(record.exc_info[1]) for record in caplog.records if record.exc_info}
+    assert logged == {"current", "begin", "enter"}
 
 
 async def test_one_trace_per_run_across_a_kill(tmp_path: Path) -> None:
