@@ -199,9 +199,10 @@ class OpenTelemetry(Hooks):
         self._instruments.activity_duration.record(seconds, attributes)
         if not run.trace.is_sampled:
             return
+        # What else is known of the run is told by its own span, which is in the same trace.
         about: dict[str, AttributeValue] = {
-            **_of_run(run),
-            "romancy.activity.name": event.name,
+            **_names(run, event),
+            "romancy.instance.id": run.instance_id,
             "romancy.activity.id": event.activity_id,
             "romancy.activity.outcome": outcome,
             "romancy.activity.attempts": event.attempt,
