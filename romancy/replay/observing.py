@@ -40,16 +40,28 @@ class Observer:
     """Note what happens in a run. Nothing here may change what a turn comes to.
 
     Attributes:
+        is_live: The run is past what it has done before: what is released to it now is so for the first time.
         told: What has been noted and not told yet, in order: of the turn that is uncommitted, and of a replay.
     """
 
-    __slots__ = ("_has_replays", "_run", "_trace", "told")
+    __slots__ = ("_has_begun", "_has_replays", "_run", "_trace", "is_live", "told")
 
-    def __init__(self, run: Execution, trace: TraceContext, *, has_replays: bool) -> None:
-        """Prepare; ``has_replays``: note what a replay goes through too."""
+    def __init__(
+        self, run: Execution, trace: TraceContext, *, has_replays: bool = False, has_begun: bool = False
+    ) -> None:
+        """Prepare.
+
+        Args:
+            run: What is observed.
+            trace: Where it stands in a trace.
+            has_replays: Note what a replay goes through too.
+            has_begun: The first turn was computed before, whether anything is recorded of it or not.
+        """
         self._run = run
         self._trace = trace
         self._has_replays = has_replays
+        self._has_begun = has_begun
+        self.is_live = False
         self.told: list[Observed] = []
 
     def take(self) -> list[Observed]:
@@ -58,8 +70,13 @@ class Observer:
         return told
 
     @property
+    def _is_replayed(self) -> bool:
+        run = self._run
+        return not self.is_live and (run.is_replaying or (self._has_begun and run.turn <= 1))
+
+    @property
     def _is_silent(self) -> bool:
-        return self._run.is_poisoned or (self._run.is_replaying and not self._has_replays)
+        return self._run.is_poisoned or (self._is_replayed and not self._has_replays)
 
     # -- activities -------------------------------------------------------------------------------------
 
@@ -79,7 +96,7 @@ class Observer:
         kind = "compensation" if is_undoing and what in {"completed", "failed"} else "activity"
         event = ActivityEvent(
             stamp=self._run.loop.stamp,
-            is_replayed=self._run.is_replaying,
+            is_replayed=self._is_replayed,
             activity_id=call.activity_id,
             name=call.name,
             attempt=attempt or call.attempt,
@@ -99,7 +116,7 @@ class Observer:
         run = self._run
         event = TimerEvent(
             stamp=run.loop.stamp,
-            is_replayed=run.is_replaying,
+            is_replayed=self._is_replayed,
             timer_id=handle.timer_id,
             deadline_stamp=handle.deadline,
         )
@@ -149,7 +166,7 @@ class Observer:
         self._message("sent", event)
 
     def _now(self) -> _Now:
-        return {"stamp": self._run.loop.stamp, "is_replayed": self._run.is_replaying}
+        return {"stamp": self._run.loop.stamp, "is_replayed": self._is_replayed}
 
     def _message(self, what: str, event: MessageEvent) -> None:
         self.told.append(Observed(f"message_{what}", event))

@@ -161,6 +161,8 @@ class Turning:
                 self._todo = todo  # the messages that came before the start can be taken from the first line on
             self._start()
             self._drain()
+        if run.observer is not None and run.journal is None:
+            run.observer.is_live = True
         if is_recorded:
             self._follow(todo, number)
         if run.journal is None:

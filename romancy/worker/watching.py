@@ -68,7 +68,9 @@ class Watching:
             return
         instance = claim.instance
         now = self._clock.now()
-        self._watch(run, ref_of(instance))
+        # A build that could not go on with the very first turn has undone it.
+        has_begun = not claim.is_first and not (instance.build is not None and instance.next_seq == 0)
+        self._watch(run, ref_of(instance), has_begun=has_begun)
         began = WorkflowBegan(
             stamp=now,
             delay=max(now - (instance.wake_at or now), 0) / MICROSECONDS,
@@ -95,9 +97,9 @@ class Watching:
         self._watch(run, ref)
         self._observers.tell("workflow_started", ref, WorkflowBegan(stamp=stamp))
 
-    def _watch(self, run: HotRun, ref: RunRef) -> None:
+    def _watch(self, run: HotRun, ref: RunRef, *, has_begun: bool = False) -> None:
         run.ref = ref
-        run.execution.observer = Observer(run.execution, ref.trace, has_replays=self._has_replays)
+        run.execution.observer = Observer(run.execution, ref.trace, has_replays=self._has_replays, has_begun=has_begun)
 
     def suspended(self, run: HotRun, reason: Leaving) -> None:
         """Tell of a run that has left memory."""

@@ -19,12 +19,15 @@ from romancy import (
     WorkflowTerminatedError,
     WorkflowTimedOutError,
     activity,
+    connection,
     recur,
     sleep,
     start_child,
     workflow,
 )
 from romancy.observers import Observers
+from romancy.worker.hot import HotRun
+from romancy.worker.turns import Turns
 
 from .conftest import MakeApp
 from .watching import METHODS, Hostile, ReplayWatch, Stuck, Watch
@@ -34,6 +37,8 @@ pytestmark = pytest.mark.anyio
 notes: Channel[str] = Channel("hooks.notes", str)
 failures: list[Exception] = []
 undone: list[str] = []
+gate = asyncio.Event()
+wake = Turns.wake
 SOON = RetryPolicy(initial_interval=timedelta(milliseconds=1), max_attempts=3)
 
 
@@ -41,6 +46,7 @@ SOON = RetryPolicy(initial_interval=timedelta(milliseconds=1), max_attempts=3)
 def fresh_world() -> None:
     failures.clear()
     undone.clear()
+    gate.clear()
 
 
 @activity(name="hooks_act", retry=SOON)
@@ -72,6 +78,18 @@ async def hang() -> None:
     await asyncio.sleep(600)
 
 
+@activity(name="hooks_gate")
+async def wait_for_gate() -> str:
+    await gate.wait()
+    return "opened"
+
+
+@workflow(name="hooks_bounded")
+async def bounded() -> str:
+    async with asyncio.timeout(600):
+        return await wait_for_gate()
+
+
 @workflow(name="hooks_plain")
 async def plain(name: str) -> str:
     return await act(name)
@@ -83,6 +101,13 @@ async def waits() -> str:
     word = await notes.receive()
     await sleep(0.001)
     return f"{first} {word} {await act('second')}"
+
+
+@workflow(name="hooks_hears")
+async def hears() -> str:
+    word = await notes.receive()
+    await sleep(0.001)
+    return word
 
 
 @workflow(name="hooks_fails")
@@ -166,6 +191,19 @@ async def test_waiting_run_tells_of_each_thing_once_in_spite_of_replays(make_app
         assert [e.reason for e in watch.of("workflow_suspended")] == ["waiting", "waiting"]
         assert [e.activity_id for e in watch.of("activity_cache_hit")] == ["1:hooks_act"] * 2
         assert [e.events for e in watch.of("replay_completed")] == [1, 2]
+
+
+async def test_what_comes_first_to_a_run_that_has_parked_is_told(make_app: MakeApp) -> None:
+    watch = Watch()
+    async with make_app(hooks=[watch]) as app:
+        handle = await app.start(hears(), id="one")
+        while not (await handle.info()).waiting_on:
+            await asyncio.sleep(0.002)
+        await app.send(notes, "word", to="one")
+        assert await handle.result() == "word"
+    found = watch.counts()
+    assert (found["message_waited_for"], found["message_received"], found["timer_started"]) == (1, 1, 1)
+    assert found["timer_fired"] == 1
 
 
 async def test_who_asks_for_replays_is_told_of_them_as_such() -> None:
@@ -333,6 +371,21 @@ async def test_lost_session_is_told_and_outcomes_are_told_once(make_app: MakeApp
     assert watch.counts()["workflow_started"] == watch.counts()["message_received"] == 1
 
 
+async def test_first_turn_of_which_nothing_was_recorded_is_told_once(make_app: MakeApp, database: str) -> None:
+    watch = Watch()
+    async with make_app(database, hooks=[watch], session_ttl=timedelta(seconds=1)) as app:
+        handle = await app.start(bounded(), id="one")
+        while not watch.of("activity_started"):
+            await asyncio.sleep(0.002)
+        assert app.worker is not None
+        app.worker._session.lose()
+        gate.set()
+        assert await handle.result() == "opened"
+    found = watch.counts()
+    assert (found["workflow_started"], found["workflow_resumed"], found["timer_started"]) == (1, 1, 1)
+    assert (found["activity_started"], found["activity_completed"]) == (2, 1)
+
+
 async def test_instances_are_counted(make_app: MakeApp) -> None:
     watch = Watch()
     async with make_app(hooks=[watch]):
@@ -410,3 +463,38 @@ async def test_only_overridden_methods_are_called() -> None:
     observers.open()
     assert not any(observers.wants(name) for name in METHODS)
     await observers.close()
+
+
+@activity(name="hooks_write", transactional=True)
+async def write() -> str:
+    await connection().execute("SELECT 1")
+    return "written"
+
+
+@workflow(name="hooks_writes")
+async def writes() -> str:
+    return await write()
+
+
+async def test_result_that_was_recorded_without_its_turn_is_told_by_who_goes_on(
+    make_app: MakeApp, database: str
+) -> None:
+    watch = Watch()
+    async with make_app(database, hooks=[watch], session_ttl=timedelta(seconds=1)) as app:
+        assert app.worker is not None
+        session = app.worker._session
+
+        def die_or_wake(self: Turns, run: HotRun) -> None:
+            """Die, so to speak, when the result is committed and before its turn is computed."""
+            if run.recorded is None:
+                wake(self, run)
+            else:
+                session.lose()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Turns, "wake", die_or_wake)
+            handle = await app.start(writes(), id="one")
+            while not watch.of("session_lost"):
+                await asyncio.sleep(0.002)
+        assert await handle.result() == "written"
+    assert watch.counts()["activity_completed"] == watch.counts()["workflow_completed"] == 1
