@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypedDict
 
 import msgspec
 
-from romancy.core.calls import CallKind
-from romancy.core.events import Envelope
+from romancy.core.calls import ActivityCall, CallKind, RequestCall
+from romancy.core.events import Attempt, Envelope, EventKind, SendOutcome
+from romancy.core.failures import decode_failure
 from romancy.core.hooks import ActivityEvent, MessageEvent, TimerEvent
 from romancy.replay.undoing import is_compensation
 
 if TYPE_CHECKING:
-    from romancy.core.calls import ActivityCall, ReceiveCall, RequestCall
+    from collections.abc import Iterable
+
+    from romancy.core.calls import ReceiveCall
+    from romancy.core.events import Event, Note
     from romancy.core.failures import Failure
     from romancy.core.tracing import TraceContext
     from romancy.replay.execution import Execution
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 Observation: TypeAlias = "ActivityEvent | TimerEvent | MessageEvent"
 
 
+_SENT = b"%d" % SendOutcome.SENT
 _envelope_or_none = msgspec.json.Decoder(Envelope | None)
 
 
@@ -39,12 +44,15 @@ class Observed(NamedTuple):
 class Observer:
     """Note what happens in a run. Nothing here may change what a turn comes to.
 
+    What is recorded without having been gone on from (a result, the outcome of a send) is told when that is
+    acknowledged. The turn that goes on from it may be computed by several owners, one after the other: what it asks for
+    is told by the one that has recorded it.
+
     Attributes:
-        is_live: The run is past what it has done before: what is released to it now is so for the first time.
         told: What has been noted and not told yet, in order: of the turn that is uncommitted, and of a replay.
     """
 
-    __slots__ = ("_has_begun", "_has_replays", "_run", "_trace", "is_live", "told")
+    __slots__ = ("_has_begun", "_has_replays", "_is_known", "_is_live", "_run", "_trace", "told")
 
     def __init__(
         self, run: Execution, trace: TraceContext, *, has_replays: bool = False, has_begun: bool = False
@@ -61,7 +69,8 @@ class Observer:
         self._trace = trace
         self._has_replays = has_replays
         self._has_begun = has_begun
-        self.is_live = False
+        self._is_live = False
+        self._is_known = False
         self.told: list[Observed] = []
 
     def take(self) -> list[Observed]:
@@ -69,10 +78,61 @@ class Observer:
         told, self.told = self.told, []
         return told
 
+    # -- what is new ------------------------------------------------------------------------------------
+
+    def begun(self, *, is_recorded: bool) -> None:
+        """Note that a live turn has done what comes before its first release."""
+        if not (is_recorded and self._has_begun):
+            self._is_live = True
+
+    def releasing(self, *, is_recorded: bool) -> None:
+        """Note that a release is about to be handed over in a live turn; ``released`` must follow."""
+        self._is_known = is_recorded
+        self._is_live = self._is_live or not is_recorded
+
+    def released(self) -> None:
+        """Note that the release was handed over: what follows is its consequence."""
+        self._is_known = False
+
+    def recorded(self, notes: Iterable[Note | Event]) -> None:
+        """Note what is recorded now, or is about to be, and is gone on from later."""
+        self._is_live = True
+        pending = self._run.operations.pending
+        for note in notes:
+            call = pending.get(note.activity_id or "")
+            if isinstance(call, ActivityCall):
+                self._recorded(call, EventKind(note.kind), note.payload or b"")
+            elif isinstance(call, RequestCall) and note.payload == _SENT:
+                self.sent(call)
+
+    def _recorded(self, call: ActivityCall[object], kind: EventKind, payload: bytes) -> None:
+        match kind:
+            case EventKind.ACTIVITY_COMPLETED:
+                self.activity("completed", call, is_certain=True)
+            case EventKind.ACTIVITY_FAILED:
+                self.activity("failed", call, failure=decode_failure(payload), is_certain=True)
+            case EventKind.ACTIVITY_RETRIED:
+                failed = msgspec.json.decode(payload, type=Attempt)
+                failure = decode_failure(bytes(failed.failure))
+                attempt, retry_at = failed.attempt, failed.retry_at
+                self.activity("retried", call, attempt=attempt, failure=failure, retry_at=retry_at, is_certain=True)
+            case _:
+                pass
+
+    def blocked(self, notes: Iterable[Note]) -> None:
+        """Leave out what the turn has done, but for the results that are kept of it."""
+        kept = {note.activity_id: note for note in notes}
+        outcomes = [
+            each for each in self.take() if isinstance(each.event, ActivityEvent) and each.event.activity_id in kept
+        ]
+        self.told = outcomes
+        told = {each.event.activity_id for each in outcomes if isinstance(each.event, ActivityEvent)}
+        self.recorded(note for note in kept.values() if note.activity_id not in told)
+
     @property
     def _is_replayed(self) -> bool:
         run = self._run
-        return not self.is_live and (run.is_replaying or (self._has_begun and run.turn <= 1))
+        return self._is_known or (not self._is_live and (run.is_replaying or self._has_begun))
 
     @property
     def _is_silent(self) -> bool:
@@ -88,9 +148,13 @@ class Observer:
         attempt: int | None = None,
         failure: Failure | None = None,
         retry_at: int | None = None,
+        is_certain: bool = False,
     ) -> None:
-        """Note that an activity, or compensation, is ``completed``, ``failed``, ``retried`` or ``cancelled``."""
-        if self._is_silent:
+        """Note that an activity, or compensation, is ``completed``, ``failed``, ``retried`` or ``cancelled``.
+
+        With ``is_certain`` it is, whatever becomes of the run.
+        """
+        if self._is_silent and not is_certain:
             return
         is_undoing = is_compensation(call)
         kind = "compensation" if is_undoing and what in {"completed", "failed"} else "activity"

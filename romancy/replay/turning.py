@@ -162,7 +162,7 @@ class Turning:
             self._start()
             self._drain()
         if run.observer is not None and run.journal is None:
-            run.observer.is_live = True
+            run.observer.begun(is_recorded=is_recorded)
         if is_recorded:
             self._follow(todo, number)
         if run.journal is None:
@@ -176,7 +176,7 @@ class Turning:
             if isinstance(release, ActivityAnswered):
                 msg = "an answer from outside is not recorded as such"
                 raise TypeError(msg)
-            if run.closing is None and self._deliver(release):
+            if run.closing is None and self._deliver(release, is_recorded=True):
                 run.turn = number
                 self._drain()
                 continue
@@ -234,8 +234,18 @@ class Turning:
 
     # -- releases ---------------------------------------------------------------------------------------
 
-    def _deliver(self, release: Release) -> bool:
+    def _deliver(self, release: Release, *, is_recorded: bool = False) -> bool:
         """Hand a release to whoever waits for it; False if nobody does."""
+        observer = self._run.observer
+        if observer is None or self._run.journal is not None:
+            return self._hand_over(release)
+        observer.releasing(is_recorded=is_recorded)
+        try:
+            return self._hand_over(release)
+        finally:
+            observer.released()
+
+    def _hand_over(self, release: Release) -> bool:
         run = self._run
         match release:
             case TimerFired(timer_id):

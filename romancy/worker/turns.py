@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from romancy.core.clock import MICROSECONDS
 from romancy.core.commands import CancelActivity, RunActivity
-from romancy.core.events import Event, MessageReceived, TimerFired
+from romancy.core.events import Event, MessageReceived, Note, TimerFired
 from romancy.core.failures import Failure, failure_of
 from romancy.core.records import LEAVE, Accepted, Refused, Rejected, Status
 from romancy.core.requests import Unsubscribe
@@ -272,7 +272,7 @@ class Turns:
         if turn.blocked is not None:
             failure = with_stacks(turn.blocked, run.execution)
             entry = blocking_entry(run, turn, failure, build=self._build, wake_at=self._blocked_until(run, now))
-            self._note_blocked(run, failure)
+            self._note_blocked(run, failure, turn.notes)
         else:
             is_busy = self.is_draining or is_busy_after(run, turn, now)
             is_freed = not is_busy and self._hot.limit == 0
@@ -321,6 +321,7 @@ class Turns:
         undrained = len(notes) if recorded is None else run.undrained + len(notes)
         kept = Turn(number, stamp, notes, undrained, (), [], None, None)
         self._hot.mark_leaving(run)
+        self._watching.recorded(run, notes)
         self._submit(run, kept, entry_of(run, kept, now=now, wake_at=now, is_freed=True))
 
     def _free(self, run: HotRun) -> None:
@@ -342,15 +343,15 @@ class Turns:
     def _block(self, run: HotRun, failure: Failure, undrained: int = 0) -> None:
         """Block a run outside of a turn; its last ``undrained`` events stay to be gone on from."""
         failure = with_stacks(failure, run.execution)
-        self._note_blocked(run, failure)
+        self._note_blocked(run, failure, [])
         stamp = max(self._clock.now(), run.execution.loop.stamp)
         nothing = Turn(run.execution.turn + 1, stamp, [], undrained, (), [], None, failure)
         entry = blocking_entry(run, nothing, failure, build=self._build, wake_at=self._blocked_until(run, stamp))
         self._submit(run, nothing, entry)
 
-    def _note_blocked(self, run: HotRun, failure: Failure) -> None:
+    def _note_blocked(self, run: HotRun, failure: Failure, kept: list[Note]) -> None:
         _logger.error("instance %s is blocked: %s", run.id, failure.message)
-        self._watching.misfit(run, failure)
+        self._watching.blocked(run, failure, kept)
 
     @staticmethod
     def _blocked_until(run: HotRun, now: int) -> int:
@@ -382,6 +383,7 @@ class Turns:
                     run.wake_at = entry.wake_at
                 run.has_fresh_mail = False
                 run.is_paused = run.is_paused or answer.is_paused
+                self._watching.recorded(run, outcomes)
                 self._watching.committed(run)
                 self._tell_others(run, answer)
                 if entry.orders or entry.silenced:

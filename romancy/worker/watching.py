@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from romancy.core.clock import Clock
+    from romancy.core.events import Event, Note
     from romancy.core.failures import Failure
     from romancy.core.records import Claim, Instance, OpenCounts
     from romancy.core.tracing import TraceContext
@@ -130,11 +131,6 @@ class Watching:
             for method, event in observer.take():
                 self._observers.tell(method, run.ref, event)
 
-    def forget(self, run: HotRun) -> None:
-        """Leave out what a turn has done: it has not happened."""
-        if run.execution.observer is not None:
-            run.execution.observer.take()
-
     def loading(self, run: HotRun, events: int) -> None:
         """Tell of a replay that begins."""
         if run.ref is not None:
@@ -152,9 +148,15 @@ class Watching:
         over = ReplayEvent(stamp=self._clock.now(), events=events, seconds=seconds)
         self._observers.tell("replay_completed", run.ref, over)
 
-    def misfit(self, run: HotRun, failure: Failure) -> None:
-        """Tell of code that does not fit what was recorded, if that is what a run is blocked for."""
-        self.forget(run)
+    def recorded(self, run: HotRun, notes: Iterable[Note | Event]) -> None:
+        """Note what is recorded, or about to be, without its turn; `committed` must follow."""
+        if run.execution.observer is not None:
+            run.execution.observer.recorded(notes)
+
+    def blocked(self, run: HotRun, failure: Failure, notes: Iterable[Note]) -> None:
+        """Note that a run is to be blocked, and which results are kept; tell of it if the code did not fit."""
+        if run.execution.observer is not None:
+            run.execution.observer.blocked(notes)
         if run.ref is not None and failure.type == _NONDETERMINISM:
             event = Nondeterminism(stamp=self._clock.now(), failure=failure)
             self._observers.tell("nondeterminism", run.ref, event)

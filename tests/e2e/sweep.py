@@ -16,10 +16,13 @@ from romancy import App, StorageError, WorkflowFailedError, activity_info
 from romancy.client.handle import Handle
 from romancy.core.calls import Call
 from romancy.core.definitions import Workflow
+from romancy.core.events import EventKind
+from romancy.core.records import InstanceFilter
 from romancy.storage.protocol import Storage
 from romancy.storage.urls import storage_at
 
 from .faults import Fault, FaultyStorage, OffsetClock, insist
+from .watching import Watch
 
 R = TypeVar("R")
 
@@ -77,6 +80,7 @@ class Universe:
         self._hot_limit = hot_limit
         self.database = make(clock)
         self.world = World()
+        self.watch = Watch()
         self.processes: list[FaultyStorage] = []
 
     async def __aenter__(self) -> Self:
@@ -87,6 +91,18 @@ class Universe:
 
     async def __aexit__(self, *_: object) -> None:
         await self.database.close()
+
+    async def untold(self) -> list[tuple[str, int, str | None]]:
+        """Return the outcomes of activities that are recorded, and that nobody was told of."""
+        recorded = [
+            (f"{instance.execution_id:016x}", run, event.activity_id)
+            for instance in await self.database.list(InstanceFilter())
+            for run in range(instance.run + 1)
+            for event in await self.database.history(instance.key, run=run)
+            if event.kind in {EventKind.ACTIVITY_COMPLETED, EventKind.ACTIVITY_FAILED}
+        ]
+        told = self.watch.outcomes()
+        return [each for each in recorded if each not in told]
 
     async def play(
         self, scenario: Scenario, *, fail_at: int = 0, fault: Fault = Fault.BEFORE, is_mortal: bool = False
@@ -117,6 +133,7 @@ class Universe:
             grace=timedelta(0) if process.is_mortal else timedelta(seconds=5),
             poll_interval=timedelta(milliseconds=20),
             session_ttl=scenario.session_ttl,
+            hooks=[self.watch],
         )
         try:
             async with app:
@@ -153,7 +170,7 @@ async def sweep(
     """Play a scenario once undisturbed, and then once for each storage call, which fails.
 
     Checks that the outcome and the set of effects are the same every time, and that nothing that was recorded is done
-    again. Parametrize the test over ``fault`` (`Fault`), ``is_mortal`` and ``hot_limit``.
+    again, and nothing told twice. Parametrize the test over ``fault`` (`Fault`), ``is_mortal`` and ``hot_limit``.
 
     Args:
         scenario: What to play.
@@ -168,6 +185,7 @@ async def sweep(
     async with Universe(clock, hot_limit, make) as undisturbed:
         expected = await undisturbed.play(scenario)
         effects = undisturbed.world.effects
+        assert await undisturbed.untold() == []
     for fail_at in itertools.count(1, every):
         async with Universe(clock, hot_limit, make) as universe:
             outcome = await universe.play(scenario, fail_at=fail_at, fault=fault, is_mortal=is_mortal)
@@ -175,6 +193,7 @@ async def sweep(
             where = f"call {fail_at}: {first.calls[-1] if is_mortal else first.calls[fail_at - 1 : fail_at]}"
             assert outcome == expected, f"{where}\n{outcome}\n{expected}"
             assert not universe.world.repeated, where
+            assert not universe.watch.repeated(), (where, universe.watch.repeated())
             assert set(universe.world.effects) == set(effects), where
             if not is_mortal and len(universe.processes) == 1:
                 assert universe.world.effects == effects, f"{where}\n{universe.world.effects}\n{effects}"

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 notes: Channel[str] = Channel("hooks.notes", str)
 failures: list[Exception] = []
 undone: list[str] = []
-gate = asyncio.Event()
+gates: list[asyncio.Event] = []
 wake = Turns.wake
 SOON = RetryPolicy(initial_interval=timedelta(milliseconds=1), max_attempts=3)
 
@@ -46,7 +46,7 @@ SOON = RetryPolicy(initial_interval=timedelta(milliseconds=1), max_attempts=3)
 def fresh_world() -> None:
     failures.clear()
     undone.clear()
-    gate.clear()
+    gates[:] = [asyncio.Event()]  # one for each test's event loop
 
 
 @activity(name="hooks_act", retry=SOON)
@@ -80,7 +80,7 @@ async def hang() -> None:
 
 @activity(name="hooks_gate")
 async def wait_for_gate() -> str:
-    await gate.wait()
+    await gates[0].wait()
     return "opened"
 
 
@@ -379,7 +379,7 @@ async def test_first_turn_of_which_nothing_was_recorded_is_told_once(make_app: M
             await asyncio.sleep(0.002)
         assert app.worker is not None
         app.worker._session.lose()
-        gate.set()
+        gates[0].set()
         assert await handle.result() == "opened"
     found = watch.counts()
     assert (found["workflow_started"], found["workflow_resumed"], found["timer_started"]) == (1, 1, 1)
@@ -498,3 +498,46 @@ async def test_result_that_was_recorded_without_its_turn_is_told_by_who_goes_on(
                 await asyncio.sleep(0.002)
         assert await handle.result() == "written"
     assert watch.counts()["activity_completed"] == watch.counts()["workflow_completed"] == 1
+
+
+async def test_result_of_a_paused_run_is_told_once(make_app: MakeApp) -> None:
+    watch = Watch()
+    async with make_app(hooks=[watch]) as app:
+        handle = await app.start(bounded(), id="one")
+        while not watch.of("activity_started"):
+            await asyncio.sleep(0.002)
+        await handle.pause()
+        assert app.worker is not None
+        (run,) = app.worker._hot
+        while not run.is_paused:
+            await asyncio.sleep(0.002)
+        gates[0].set()
+        while not watch.of("workflow_suspended"):
+            await asyncio.sleep(0.002)
+        assert [e.activity_id for e in watch.of("activity_completed")] == ["1:hooks_gate"]
+        assert [e.reason for e in watch.of("workflow_suspended")] == ["paused"]
+        await handle.unpause()
+        assert await handle.result() == "opened"
+    assert not watch.repeated()
+    assert watch.counts()["activity_completed"] == 1
+
+
+@workflow(name="hooks_buggy")
+async def buggy() -> None:
+    await act("first")
+    missing: dict[str, str] = {}
+    await act(missing.nothing)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
+
+
+async def test_result_that_a_blocked_run_keeps_is_told_once(database: str) -> None:
+    watch = Watch()
+    async with App(database, hooks=[watch], build="1") as app:
+        handle = await app.start(buggy(), id="one")
+        with pytest.raises(WorkflowBlockedError):
+            await handle.result()
+        assert [event.kind for event in await handle.history()] == ["activity_completed"]
+    async with App(database, hooks=[watch], build="2") as app:
+        while watch.counts()["workflow_blocked"] < 2:
+            await asyncio.sleep(0.002)
+    assert watch.counts()["activity_completed"] == 1
+    assert not watch.repeated()

@@ -8,9 +8,23 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from romancy import Hooks
-from romancy.core.hooks import Happening, RunRef
+from romancy.core.hooks import ActivityEvent, Happening, MessageEvent, RunRef, TimerEvent
 
 METHODS = [name for name, value in vars(Hooks).items() if not name.startswith("_") and callable(value)]
+
+
+_OUTCOMES = {"activity_completed", "activity_failed", "compensation_completed", "compensation_failed"}
+_REPEATABLE = {
+    "activity_started",
+    "compensation_started",
+    "activity_cache_hit",
+    "nondeterminism",
+    "replay_started",
+    "replay_completed",
+    "workflow_blocked",
+    "workflow_resumed",
+    "workflow_suspended",
+}
 
 
 class Told(NamedTuple):
@@ -37,8 +51,37 @@ class Watch(Hooks):
             told.method for told in self.told if told.run is not None and instance_id in {None, told.run.instance_id}
         ]
 
+    def repeated(self) -> list[tuple[object, ...]]:
+        """Return what was told more often than once, though it happens once."""
+        keys = Counter(
+            (told.method, told.run.execution_id, told.run.run, *_subject_of(told.event))
+            for told in self.told
+            if told.run is not None and told.method not in _REPEATABLE
+        )
+        return [key for key, count in keys.items() if count > 1]
+
+    def outcomes(self) -> set[tuple[str, int, str]]:
+        """Return the activities and compensations whose outcome was told."""
+        return {
+            (told.run.execution_id, told.run.run, told.event.activity_id)
+            for told in self.told
+            if told.run is not None and told.method in _OUTCOMES
+        }
+
     def counts(self) -> Counter[str]:
         return Counter(told.method for told in self.told)
+
+
+def _subject_of(event: Happening) -> tuple[object, ...]:
+    match event:
+        case ActivityEvent():
+            return event.activity_id, event.attempt
+        case TimerEvent():
+            return (event.timer_id,)
+        case MessageEvent():
+            return event.activity_id, event.message_id
+        case _:
+            return ()
 
 
 class ReplayWatch(Watch):
