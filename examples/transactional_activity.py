@@ -37,17 +37,16 @@ async def balances() -> dict[str, int]:
 
 
 @workflow
-async def pay(amount: int) -> dict[str, int]:
+async def pay(amount: int) -> list[object]:
     await open_accounts()
-    print("Bo now has", await move(amount, "Ada", "Bo"))
-    return await balances()
+    return [await move(amount, "Ada", "Bo"), await balances()]
 
 
 async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with App(f"sqlite:///{Path(folder) / 'bank.db'}") as app:
             handle = await app.start(pay(30), id="rent")
-            print(await handle.result())
+            print("Bo now has", *await handle.result())
             print("attempts at moving:", sum("move" in (event.activity_id or "") for event in await handle.history()))
 
 

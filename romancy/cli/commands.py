@@ -20,3 +20,4 @@ app = cyclopts.App(
     version=_version,
 )
 app.command("romancy.cli.demo.command:demo")
+app.command("romancy.cli.check.command:check")

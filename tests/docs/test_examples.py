@@ -68,8 +68,7 @@ no answer in time
 traces: 1
 """,
     "transactional_activity.py": """\
-Bo now has 30
-{'Ada': 70, 'Bo': 30}
+Bo now has 30 {'Ada': 70, 'Bo': 30}
 attempts at moving: 2
 """,
     "watching.py": """\

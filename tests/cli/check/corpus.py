@@ -1,0 +1,161 @@
+"""Workflow code with one planted fault each, by rule, and code that looks like it and is right."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Case(NamedTuple):
+    """A workflow's body; ``head`` stands before the function, and ``rules`` are what is found in it."""
+
+    name: str
+    body: str
+    rules: tuple[str, ...] = ()
+    head: str = ""
+
+
+FAULTS = [
+    Case("datetime_now", "return datetime.now()", ("clock",), "from datetime import datetime"),
+    Case("datetime_module", "return datetime.datetime.now(tz)", ("clock",), "import datetime"),
+    Case("datetime_alias", "return dt.datetime.utcnow()", ("clock",), "import datetime as dt"),
+    Case("datetime_class_alias", "return When.today()", ("clock",), "from datetime import datetime as When"),
+    Case("date_today", "return date.today()", ("clock",), "from datetime import date"),
+    Case("time_time", "return time.time()", ("clock",), "import time"),
+    Case("time_imported", "return monotonic()", ("clock",), "from time import monotonic"),
+    Case("time_handed_over", "return await act(clock=time.time)", ("clock",), "import time"),
+    Case("time_imported_inside", "import time\nreturn time.perf_counter()", ("clock",)),
+    Case("time_sleep", "time.sleep(1)", ("sleep",), "import time"),
+    Case("time_sleep_alias", "pause(1)", ("sleep",), "from time import sleep as pause"),
+    Case("random_random", "return random.random()", ("random",), "import random"),
+    Case("random_choice", "return choice([1, 2])", ("random",), "from random import choice"),
+    Case("random_generator", "return random.Random(7)", ("random",), "import random"),
+    Case("secrets_token", "return secrets.token_hex()", ("random",), "import secrets"),
+    Case("urandom", "return os.urandom(4)", ("random",), "import os"),
+    Case("numpy_random", "return np.random.rand()", ("random",), "import numpy as np"),
+    Case("uuid_uuid4", "return uuid.uuid4()", ("uuid",), "import uuid"),
+    Case("uuid_imported", "return uuid1()", ("uuid",), "from uuid import uuid1"),
+    Case("environ_item", "return os.environ['KEY']", ("environment",), "import os"),
+    Case("environ_get", "return os.environ.get('KEY')", ("environment",), "import os"),
+    Case("environ_imported", "return environ['KEY']", ("environment",), "from os import environ"),
+    Case("getenv", "return os.getenv('KEY')", ("environment",), "import os"),
+    Case("hostname", "return socket.gethostname()", ("environment",), "import socket"),
+    Case("pid", "return os.getpid()", ("environment",), "import os"),
+    Case("argv", "return sys.argv[1]", ("environment",), "import sys"),
+    Case("platform", "return platform.node()", ("environment",), "import platform"),
+    Case("open", "with open('x') as file:\n    return file.read()", ("files",)),
+    Case("path_read", "return Path('x').read_text()", ("files",), "from pathlib import Path"),
+    Case("path_exists", "return pathlib.Path('x').exists()", ("files",), "import pathlib"),
+    Case("listdir", "return os.listdir('.')", ("files",), "import os"),
+    Case("path_isfile", "return os.path.isfile('x')", ("files",), "import os"),
+    Case("tempfile", "return tempfile.mkdtemp()", ("files",), "import tempfile"),
+    Case("sqlite", "return sqlite3.connect('x')", ("files",), "import sqlite3"),
+    Case("aiofiles", "async with aiofiles.open('x') as file:\n    return file", ("files",), "import aiofiles"),
+    Case("requests", "return requests.get('http://x').text", ("network",), "import requests"),
+    Case(
+        "httpx_client",
+        "async with httpx.AsyncClient() as c:\n    return await c.get('x')",
+        ("network",),
+        "import httpx",
+    ),
+    Case("aiohttp_session", "return aiohttp.ClientSession()", ("network",), "import aiohttp"),
+    Case("urlopen", "return urlopen('http://x')", ("network",), "from urllib.request import urlopen"),
+    Case("asyncpg", "return await asyncpg.connect('x')", ("network",), "import asyncpg"),
+    Case("open_connection", "await asyncio.open_connection('x', 1)", ("network",), "import asyncio"),
+    Case("socket", "return socket.create_connection(('x', 1))", ("network",), "import socket"),
+    Case("thread", "threading.Thread(target=act).start()", ("threads",), "import threading"),
+    Case("to_thread", "await asyncio.to_thread(len, 'x')", ("threads",), "import asyncio"),
+    Case("executor", "await loop.run_in_executor(None, len)", ("threads",)),
+    Case("subprocess", "subprocess.run(['ls'])", ("threads",), "import subprocess"),
+    Case("subprocess_exec", "await asyncio.create_subprocess_exec('ls')", ("threads",), "import asyncio"),
+    Case("pool", "return ProcessPoolExecutor()", ("threads",), "from concurrent.futures import ProcessPoolExecutor"),
+    Case("print", "print('hello')", ("output",)),
+    Case("print_in_finally", "try:\n    await act()\nfinally:\n    print('left')", ("output",)),
+    Case("logging", "logging.info('hello')", ("output",), "import logging"),
+    Case("input", "return input()", ("output",)),
+    Case("for_over_set", "for x in {1, 2}:\n    await act(x)", ("sets",)),
+    Case("for_over_set_call", "for x in set(items):\n    await act(x)", ("sets",)),
+    Case("set_variable", "names = {x for x in items}\nfor x in names:\n    await act(x)", ("sets",)),
+    Case("set_parameter", "for x in tags:\n    await act(x)", ("sets",)),
+    Case("comprehension_over_set", "return [await act(x) for x in frozenset(items)]", ("sets",)),
+    Case("list_of_set", "return list({1, 2})", ("sets",)),
+    Case("join_of_set", "return ', '.join({'a', 'b'})", ("sets",)),
+    Case("unpacked_set", "return await asyncio.gather(*{act(1), act(2)})", ("sets",), "import asyncio"),
+    Case("set_difference", "for x in set(items) - {1}:\n    await act(x)", ("sets",)),
+    Case("set_union", "for x in first.union(items):\n    await act(x)", ("sets",)),
+    Case("set_pop", "names = set(items)\nreturn names.pop()", ("sets",)),
+    Case("global_statement", "global count\ncount += 1", ("globals",), "count = 0"),
+    Case("global_append", "seen.append(1)", ("globals",), "seen = []"),
+    Case("global_item", "cache['x'] = 1", ("globals",), "cache = {}"),
+    Case("global_delete", "del cache['x']", ("globals",), "cache: dict = dict()"),
+    Case("global_augmented", "counts['x'] += 1", ("globals",), "from collections import Counter\ncounts = Counter()"),
+    Case("identity", "return id(items)", ("identity",)),
+    Case("hash", "return hash('x') % 7", ("identity",)),
+    Case("as_completed", "for x in asyncio.as_completed(items):\n    await x", ("as-completed",), "import asyncio"),
+    Case("swallow_everything", "try:\n    await act()\nexcept BaseException:\n    return 1", ("swallowed",)),
+    Case("swallow_bare", "try:\n    await act()\nexcept:\n    return 1", ("swallowed",)),
+    Case(
+        "swallow_in_tuple", "try:\n    await act()\nexcept (ValueError, BaseException):\n    return 1", ("swallowed",)
+    ),
+    Case("in_helper", "return helper()", ("clock",), "import time\ndef helper():\n    return time.time()"),
+    Case(
+        "in_helper_of_helper",
+        "return await one()",
+        ("uuid",),
+        "import uuid\nasync def one():\n    return two()\ndef two():\n    return uuid.uuid4()",
+    ),
+    Case("in_nested_function", "def inner():\n    return time.time()\nreturn inner()", ("clock",), "import time"),
+    Case("in_lambda", "return sorted(items, key=lambda x: random.random())", ("random",), "import random"),
+    Case("in_default", "return await act(now=datetime.now())", ("clock",), "from datetime import datetime"),
+    Case("two_faults", "a = time.time()\nb = uuid.uuid4()", ("clock", "uuid"), "import time, uuid"),
+]
+
+RIGHT = [
+    Case("romancy_now", "return now()", head="from romancy import now"),
+    Case("romancy_module", "return romancy.now(), romancy.uuid4(), romancy.random()", head="import romancy"),
+    Case("romancy_random", "return random()", head="from romancy import random"),
+    Case("romancy_sleep", "await sleep(5)", head="from romancy import sleep"),
+    Case("asyncio_sleep", "await asyncio.sleep(5)", head="import asyncio"),
+    Case("asyncio_timeout", "async with asyncio.timeout(5):\n    await act()", head="import asyncio"),
+    Case("asyncio_gather", "return await asyncio.gather(act(1), act(2))", head="import asyncio"),
+    Case(
+        "romancy_as_completed", "async for x in as_completed(items):\n    pass", head="from romancy import as_completed"
+    ),
+    Case(
+        "datetime_arithmetic",
+        "return datetime(2030, 1, 1) + timedelta(1)",
+        head="from datetime import datetime, timedelta",
+    ),
+    Case("datetime_parsing", "return datetime.fromisoformat('2030-01-01')", head="from datetime import datetime"),
+    Case("datetime_annotation", "when: datetime = start\nreturn when", head="from datetime import datetime"),
+    Case("side_effect", "return side_effect(lambda: time.time())", head="import time\nfrom romancy import side_effect"),
+    Case("local_named_like_a_fault", "open = await act()\nreturn open"),
+    Case("parameter_named_like_a_fault", "return items.time()"),
+    Case("method_named_like_a_fault", "return items.now(), items.open(), items.print()"),
+    Case("sorted_set", "for x in sorted({2, 1}):\n    await act(x)"),
+    Case("membership", "return 1 in {1, 2}"),
+    Case("set_size", "return len(set(items)), min({1, 2}), sum({1})"),
+    Case("dict_iteration", "for x in {'a': 1}:\n    await act(x)"),
+    Case("list_variable", "names = [1]\nfor x in names:\n    await act(x)"),
+    Case("dict_pop", "names = {'a': 1}\nreturn names.pop('a')"),
+    Case("local_list", "seen = []\nseen.append(1)\nreturn seen"),
+    Case("reading_a_global", "return LIMITS['x']", head="LIMITS = {'x': 1}"),
+    Case("local_that_hides_a_global", "seen = []\nseen.append(1)", head="seen = []"),
+    Case("raises_again", "try:\n    await act()\nexcept BaseException:\n    await act()\n    raise"),
+    Case("except_exception", "try:\n    await act()\nexcept Exception:\n    return 1"),
+    Case(
+        "network_error_class", "try:\n    await act()\nexcept httpx.HTTPStatusError:\n    return 1", head="import httpx"
+    ),
+    Case("logger", "logger.info('hello')", head="from romancy import logger"),
+    Case("path_arithmetic", "return Path('a') / 'b'", head="from pathlib import Path"),
+    Case("path_name", "return Path('a').name", head="from pathlib import Path"),
+    Case("os_path_join", "return os.path.join('a', 'b')", head="import os"),
+    Case("uuid5", "return uuid.uuid5(uuid.NAMESPACE_URL, 'x')", head="import uuid"),
+    Case("ignored", "return time.time()  # romancy: ignore", head="import time"),
+    Case("ignored_by_rule", "return time.time()  # romancy: ignore[clock]", head="import time"),
+    Case(
+        "calls_an_activity",
+        "return await work()",
+        head="import time\n@activity\nasync def work():\n    return time.time()",
+    ),
+    Case("not_called", "return 1", head="import time\ndef other():\n    return time.time()"),
+]
