@@ -1,0 +1,1 @@
+"""Commands that look at instances, and act on them, in the database of a running service."""

@@ -1,0 +1,48 @@
+"""How a command comes to its database, and what becomes of its errors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeAlias
+
+from cyclopts import Parameter
+
+from romancy.app import App
+from romancy.client.client import Client
+from romancy.errors import RomancyError
+
+UNUSABLE = 2
+"""The exit status of a command that was given something that it can't use: an id, a URL, a filter."""
+
+Url: TypeAlias = Annotated[str, Parameter(env_var="ROMANCY_URL", help="The database; by default $ROMANCY_URL.")]
+Json: TypeAlias = Annotated[bool, Parameter(negative=(), help="Print JSON.")]
+Yes: TypeAlias = Annotated[bool, Parameter(name=["--yes", "-y"], negative=(), help="Do not ask.")]
+
+
+def run(url: str, work: Callable[[Client], Awaitable[int]]) -> int:
+    """Do a command's work on an open database, and return its exit status; an error is one line."""
+    logging.getLogger("romancy").addHandler(logging.NullHandler())  # what is wrong is told once, by the line below
+    try:
+        return asyncio.run(_run(url, work))
+    except (RomancyError, ValueError, OSError) as exc:
+        print(f"romancy: {' '.join(str(exc).split())}", file=sys.stderr)
+        return UNUSABLE
+
+
+async def _run(url: str, work: Callable[[Client], Awaitable[int]]) -> int:
+    # It is the services' to bring the schema up to date; a look must not make a database, nor change one.
+    async with App(url, worker=False, migrate=False) as app:
+        return await work(app.client)
+
+
+def is_agreed(question: str, *, is_given: bool) -> bool:
+    """Ask, unless the answer was given; where nobody can be asked, nothing is agreed."""
+    if is_given:
+        return True
+    if not sys.stdin.isatty():
+        print(f"romancy: {question} Nobody can be asked here: pass --yes", file=sys.stderr)
+        return False
+    return input(f"{question} [y/N] ").strip().lower() in {"y", "yes"}
