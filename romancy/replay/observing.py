@@ -96,9 +96,9 @@ class Observer:
 
     def recorded(self, notes: Iterable[Note | Event]) -> None:
         """Note what is recorded now, or is about to be, and is gone on from later."""
-        self._is_live = True
         pending = self._run.operations.pending
         for note in notes:
+            self._is_live = True
             call = pending.get(note.activity_id or "")
             if isinstance(call, ActivityCall):
                 self._recorded(call, EventKind(note.kind), note.payload or b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,7 @@ class OpenTelemetry(Hooks):
     ) -> None:
         """Take the global providers, or others. Those of the SDK make spans; without it nothing is recorded."""
         release = version("romancy")
-        self._recorder = Recorder(trace.get_tracer("romancy", release, tracer_provider))
+        self._recorder = Recorder(partial(trace.get_tracer, "romancy", release, tracer_provider))
         self._instruments = Instruments(metrics.get_meter("romancy", release, meter_provider))
         self._runs: dict[tuple[str, int], _Run] = {}
         self.propagator = OtelPropagator(self._recorder.is_sampled)

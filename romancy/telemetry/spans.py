@@ -11,7 +11,7 @@ from opentelemetry.util.types import AttributeValue
 from romancy.telemetry.propagation import parent_context, span_context
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from opentelemetry.trace import Tracer
 
@@ -79,21 +79,29 @@ class _ChosenIds:
 
 
 class Recorder:
-    """Record spans that are over. Where the SDK is not installed, nothing is recorded."""
+    """Record spans that are over. As long as no provider of the SDK is there, nothing is recorded."""
 
-    def __init__(self, tracer: Tracer) -> None:
-        self._tracer = tracer
-        self._ids: _ChosenIds | None = None
-        others = getattr(tracer, _ID_GENERATOR, None)
-        if isinstance(others, _ChosenIds):
-            self._ids = others
-        elif others is not None:
-            self._ids = _ChosenIds(others)
-            setattr(tracer, _ID_GENERATOR, self._ids)
+    def __init__(self, get_tracer: Callable[[], Tracer]) -> None:
+        """Prepare; ``get_tracer`` is asked until it returns one of the SDK's: the provider may be set later."""
+        self._get_tracer = get_tracer
+        self._found: tuple[Tracer, _ChosenIds] | None = None
+
+    def _find(self) -> tuple[Tracer, _ChosenIds] | None:
+        """Return the SDK's tracer and its id generator; None: there is no SDK, or not yet."""
+        if self._found is None:
+            tracer = self._get_tracer()
+            others = getattr(tracer, _ID_GENERATOR, None)
+            if others is None:
+                return None
+            ids = others if isinstance(others, _ChosenIds) else _ChosenIds(others)
+            setattr(tracer, _ID_GENERATOR, ids)
+            self._found = tracer, ids
+        return self._found
 
     def is_sampled(self, root: TraceContext) -> bool:
         """Ask the SDK's sampler about a trace that begins."""
-        sampler = getattr(self._tracer, "sampler", None)
+        found = self._find()
+        sampler = None if found is None else getattr(found[0], "sampler", None)
         if sampler is None:
             return False
         result = sampler.should_sample(parent_context(root), int(root.trace_id, 16), "run", SpanKind.INTERNAL, {}, ())
@@ -113,10 +121,12 @@ class Recorder:
         is_error: bool = False,
     ) -> None:
         """Record a span; instants are epoch microseconds."""
-        if self._ids is None or not context.is_sampled:
+        found = self._find() if context.is_sampled else None
+        if found is None:
             return
-        self._ids.choose(context)
-        span = self._tracer.start_span(
+        tracer, ids = found
+        ids.choose(context)
+        span = tracer.start_span(
             name, parent_context(context), attributes=attributes, links=links, start_time=begin * NANOSECONDS
         )
         for event in events:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from datetime import timedelta
 from itertools import pairwise
@@ -294,6 +296,36 @@ async def test_nothing_is_recorded_of_what_is_not_sampled() -> None:
 async def test_without_the_sdk_nothing_is_recorded_and_everything_works() -> None:
     async with App("sqlite://", hooks=[OpenTelemetry(tracer_provider=trace.NoOpTracerProvider())]) as app:
         assert await app.run(child("a")) == "a"
+
+
+def test_provider_may_be_set_after_the_hooks_were_made() -> None:
+    program = """
+import asyncio
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from romancy import App, workflow
+from romancy.telemetry import OpenTelemetry
+
+@workflow
+async def nothing():
+    pass
+
+async def main():
+    exporter = InMemorySpanExporter()
+    async with App("sqlite://", hooks=[OpenTelemetry()]) as app:
+        await app.run(nothing())
+        provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        trace.set_tracer_provider(provider)
+        await app.run(nothing())
+    print([span.name for span in exporter.get_finished_spans()])
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stderr, done.stdout) == ("", "['run nothing']\n")
 
 
 async def test_instance_started_without_telemetry_has_a_trace(database: str, telemetry: Telemetry) -> None:
