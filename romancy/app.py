@@ -369,9 +369,9 @@ class App:
         """End an instance now; see `Handle.terminate`."""
         await self.client.terminate(id, reason, recursive=recursive)
 
-    async def purge(self, id: str) -> None:
+    async def purge(self, id: str, *, recursive: bool = True) -> int:
         """Delete an instance that has ended; see `Client.purge`."""
-        await self.client.purge(id)
+        return await self.client.purge(id, recursive=recursive)
 
     async def list(
         self,

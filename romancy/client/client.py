@@ -267,17 +267,24 @@ class Client(Sender):
             self.waiters.look_again(key)
         self._on_change()
 
-    async def purge(self, id: str) -> None:
+    async def purge(self, id: str, *, recursive: bool = True) -> int:
         """Delete an instance that has ended, with its history, archived runs, tags and inbox.
+
+        Args:
+            id: The instance's id.
+            recursive: Also delete, in the same transaction, what it has started and not abandoned, and what those have.
+
+        Returns:
+            How many instances were deleted.
 
         Raises:
             InstanceNotFoundError: No instance has the id.
-            InstanceRunningError: It has not ended.
+            InstanceRunningError: It, or one of the others, has not ended; nothing is deleted.
         """
-        row = await self.storage.get(id)
-        await self.storage.purge(id)
-        if row is not None:
-            self._once_committed(partial(self.waiters.forget, row.key))
+        keys = await self.storage.purge(id, is_recursive=recursive)
+        for key in keys:
+            self._once_committed(partial(self.waiters.forget, key))
+        return max(len(keys), 1)
 
     async def list(
         self,

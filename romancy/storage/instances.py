@@ -18,7 +18,7 @@ from romancy.core.records import (
     Standing,
     Status,
 )
-from romancy.core.requests import ChannelMode
+from romancy.core.requests import ChannelMode, ParentClosePolicy
 from romancy.errors import (
     InstanceAlreadyExistsError,
     InstanceClosedError,
@@ -29,7 +29,7 @@ from romancy.errors import (
 )
 from romancy.storage.claims import instance_of
 from romancy.storage.effects import Effects
-from romancy.storage.rows import ChannelRow, MessageRow, Reach, Row
+from romancy.storage.rows import ChannelRow, ChildRow, MessageRow, Reach, Row
 from romancy.storage.sql import archives, children, heartbeats, history, instances, messages, sessions, tags, topics
 from romancy.storage.waking import with_mail
 
@@ -73,7 +73,7 @@ async def create(tx: Tx, new: NewInstance, on_conflict: Literal["raise", "attach
             case "attach":
                 return Creation(existing, is_new=False)
             case "restart":
-                await _purge(tx, existing)
+                await purge(tx, existing.id, is_recursive=False)
     raise StorageError(f"instance {new.id!r} was started and purged by others again and again; try again")
 
 
@@ -224,22 +224,37 @@ async def unpause(tx: Tx, id: str) -> None:
     await tx.run(instances.UNPAUSE, tx.now, id)
 
 
-async def purge(tx: Tx, id: str) -> None:
-    """Delete an instance that has ended.
+async def purge(tx: Tx, id: str, *, is_recursive: bool) -> list[int]:
+    """Delete an instance that has ended; see `romancy.storage.protocol.Storage.purge`.
 
     Raises:
         InstanceNotFoundError: No instance has the id.
-        InstanceRunningError: It has not ended.
+        InstanceRunningError: It, or what it has started, has not ended.
     """
     try:
-        await _locked(tx, id)
+        target = await _locked(tx, id)
     except InstanceNotFoundError:
         if tx.may_be_done:
-            return  # it was this that has purged it
+            return []  # it was this that has purged it
         raise
-    target = await get(tx, id)
-    if target is not None:
-        await _purge(tx, target)
+    rows = {target.key: target}
+    todo = [target.key] if is_recursive else []
+    while todo:
+        links = [ChildRow._make(link) for link in await tx.rows(children.OF_PARENT, todo.pop())]
+        kept = {link.child for link in links if link.policy != ParentClosePolicy.ABANDON} - rows.keys()
+        found = await tx.lock(sorted(kept)) if kept else {}
+        rows |= found
+        todo += found
+    for row in rows.values():
+        if row.status < Status.COMPLETED:
+            started = "" if row.key == target.key else f", which {id!r} has started,"
+            status = Status(row.status).name.lower()
+            raise InstanceRunningError(
+                f"instance {row.id!r}{started} has not ended: it is {status}; terminate it first"
+            )
+    for key in rows:
+        await delete(tx, key)
+    return list(rows)
 
 
 async def page(tx: Tx, where: InstanceFilter, after: int, limit: int) -> list[Instance]:
@@ -290,15 +305,6 @@ async def _locked(tx: Tx, id: str) -> Row:
     for row in (await tx.lock(ids=[id])).values():
         return row
     raise InstanceNotFoundError(f"no instance has the id {id!r}")
-
-
-async def _purge(tx: Tx, target: Instance) -> None:
-    """Delete an instance that is locked."""
-    if not target.status.is_closed:
-        raise InstanceRunningError(
-            f"instance {target.id!r} has not ended: it is {target.status.name.lower()}; terminate it first"
-        )
-    await delete(tx, target.key)
 
 
 async def delete(tx: Tx, key: int) -> None:

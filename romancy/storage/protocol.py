@@ -381,12 +381,17 @@ class Storage(Protocol):
         """
         ...
 
-    async def purge(self, id: str) -> None:
+    async def purge(self, id: str, *, is_recursive: bool = True) -> Sequence[int]:
         """Delete an instance that has ended, with its history, archived runs, tags and inbox.
+
+        Recursively, in the same transaction, also what it has started and not abandoned, and what those have.
+
+        Returns:
+            The keys of the instances that were deleted; empty if an earlier try did it whose acknowledgement was lost.
 
         Raises:
             InstanceNotFoundError: No instance has the id.
-            InstanceRunningError: It has not ended.
+            InstanceRunningError: It, or one of the others, has not ended; nothing is deleted.
         """
         ...
 

@@ -246,14 +246,19 @@ class SqlStorage(ABC, Generic[J]):
         """
         await self._progress(lambda tx: instances.unpause(tx, id))
 
-    async def purge(self, id: str) -> None:
-        """Delete an instance that has ended, with its history and inbox.
+    async def purge(self, id: str, *, is_recursive: bool = True) -> list[int]:
+        """Delete an instance that has ended, with its history, archived runs, tags and inbox.
+
+        Recursively, in the same transaction, also what it has started and not abandoned, and what those have.
+
+        Returns:
+            The keys of the instances that were deleted; empty if an earlier try did it whose acknowledgement was lost.
 
         Raises:
             InstanceNotFoundError: No instance has the id.
-            InstanceRunningError: It has not ended.
+            InstanceRunningError: It, or one of the others, has not ended; nothing is deleted.
         """
-        await self._progress(lambda tx: instances.purge(tx, id))
+        return await self._progress(lambda tx: instances.purge(tx, id, is_recursive=is_recursive))
 
     # What owners do
 

@@ -354,7 +354,7 @@ async def test_parent_started_anew_ignores_the_old_childs_end(make_app: MakeApp)
         (old_child,) = [info.id for info in await app.list() if info.workflow == "children_wait"]
         await parked(app, old_child)
         await old.terminate(recursive=False)
-        await app.purge("parent")
+        await app.purge("parent", recursive=False)
         new = await app.start(again(), id="parent")
         await parked(app, "parent", "child")
         (new_child,) = {info.id for info in await app.list() if info.workflow == "children_wait"} - {old_child}
@@ -536,7 +536,7 @@ async def play_purge(app: App) -> list[Any]:
         with suppress(InstanceClosedError):
             await insist(partial(old.terminate, recursive=False))
         with suppress(InstanceNotFoundError):  # it is gone already where the acknowledgement was lost
-            await insist(partial(app.purge, "parent"))
+            await insist(partial(app.purge, "parent", recursive=False))
         await begin(app, again, "parent")
         ids = await children_of(app, 2)
     for child_id in ids:
@@ -582,3 +582,18 @@ async def test_bad_starts_are_refused_where_they_are_made(make_app: MakeApp) -> 
     async with make_app() as app:
         assert await app.run(refusals()) == "refused"
         assert len(await app.list()) == 1
+
+
+@workflow(name="purged_family")
+async def purged_family(depth: int) -> int:
+    return 1 + await purged_family(depth - 1) if depth else 0
+
+
+async def test_purge_deletes_a_family_and_tells_how_many(make_app: MakeApp) -> None:
+    async with make_app() as app:
+        await app.run(purged_family(3), id="one")
+        await app.run(purged_family(1), id="two")
+        assert await app.purge("one") == 4
+        assert await app.purge("two", recursive=False) == 1
+        (left,) = await app.list()
+        assert left.id.startswith("two/")

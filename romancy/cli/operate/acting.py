@@ -98,18 +98,19 @@ def unpause(id: str, *, url: Url) -> int:
     return run(url, work)
 
 
-def purge(id: str, *, url: Url, yes: Yes = False) -> int:
-    """Delete an instance that has ended, with its history.
+def purge(id: str, *, url: Url, recursive: bool = True, yes: Yes = False) -> int:
+    """Delete an instance that has ended, with its history, and what it has started and not abandoned.
 
     Args:
         id: The instance's id.
+        recursive: Also delete what it has started.
     """
 
     async def work(client: Client) -> int:
         await client.get(id)
         if not is_agreed(f"Delete {id!r} and its history?", is_given=yes):
             return _NOT_AGREED
-        await client.purge(id)
+        print(f"deleted: {await client.purge(id, recursive=recursive)}")
         return 0
 
     return run(url, work)

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import pytest
 
-from romancy.core.records import Instance, NewInstance, NextRun, OpenCounts, PostResult, Standing, Status
+from romancy.core.records import (
+    Instance,
+    InstanceFilter,
+    NewInstance,
+    NextRun,
+    OpenCounts,
+    PostResult,
+    Standing,
+    Status,
+)
 from romancy.core.requests import ChannelMode, ParentClosePolicy, StartChild, Subscribe
 from romancy.errors import InstanceAlreadyExistsError, InstanceClosedError, InstanceNotFoundError, InstanceRunningError
 from romancy.testing.storage_suite.making import (
@@ -252,6 +261,39 @@ class InstancesSuite(Suite):
         await storage.purge("child")
         await storage.purge("x")
         assert await database.counts() == {**before, "channels": before["channels"] + 2}
+
+    async def test_purge_reaches_what_was_started_and_not_abandoned(
+        self, worker: Worker, storage: Storage, database: Database
+    ) -> None:
+        before = await database.counts()
+        await worker.create("other")
+        parent = await worker.own("parent")
+        policies = {"kept": ParentClosePolicy.CANCEL, "left": ParentClosePolicy.ABANDON}
+        requests = [
+            StartChild(f"{number}:child", id, number, *DEFINITION, b"[]", policy)
+            for number, (id, policy) in enumerate(policies.items(), 1)
+        ]
+        await worker.close(await worker.advance(parent, requests=requests))
+        (kept,) = [claim for claim in await worker.claim_all() if claim.instance.id == "kept"]
+        grandchild = StartChild("1:child", "grandchild", 7, *DEFINITION, b"[]", ParentClosePolicy.CANCEL)
+        await worker.close(await worker.advance(kept.instance, requests=[grandchild]))
+        with pytest.raises(InstanceRunningError, match=r"'grandchild', which 'parent' has started,.*terminate"):
+            await storage.purge("parent")
+        assert await storage.get("parent") is not None
+        await storage.terminate("grandchild", b"{}")
+        assert len(await storage.purge("parent")) == 3
+        assert [found.id for found in await storage.list(InstanceFilter())] == ["other", "left"]
+        await storage.terminate("left", b"{}")
+        await storage.terminate("other", b"{}")
+        assert [len(await storage.purge(id)) for id in ("left", "other")] == [1, 1]
+        assert await database.counts() == before
+
+    async def test_purge_of_one_alone_leaves_what_it_has_started(self, worker: Worker, storage: Storage) -> None:
+        parent = await worker.own("parent")
+        child = StartChild("1:child", "child", 1, *DEFINITION, b"[]", ParentClosePolicy.CANCEL)
+        await worker.close(await worker.advance(parent, requests=[child]))
+        assert await storage.purge("parent", is_recursive=False) == [parent.key]
+        assert (await worker.read("child")).status is Status.PENDING
 
     async def test_purge_of_a_running_instance(self, worker: Worker, storage: Storage) -> None:
         owned = await worker.own("x")
