@@ -196,7 +196,8 @@ def operations_of(api: Api) -> Iterator[Operation]:
                     body=schema_of(channel.type),
                 )
         elif operation.name == "get_result":
-            operation = operation._replace(query={"timeout": {**_SECONDS, "maximum": api.longest_wait}})  # noqa: PLW2901
+            yield operation._replace(query={"timeout": {**_SECONDS, "maximum": api.longest_wait}})
+            continue
         yield operation
 
 
