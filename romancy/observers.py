@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 from romancy.core.hooks import Hooks, RunRef, WorkflowEnded
 from romancy.core.tracing import context_of_run, given_parent
+from romancy.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from romancy.core.hooks import Happening, Propagator
     from romancy.core.records import Instance
     from romancy.core.tracing import TraceContext
+    from romancy.storage.protocol import Storage
 
 _logger = logging.getLogger("romancy")
 _PATIENCE = 5.0
@@ -223,8 +225,17 @@ def ref_of(instance: Instance) -> RunRef:
     )
 
 
-def end_of(instance: Instance) -> tuple[RunRef, WorkflowEnded]:
-    """Return what hooks are told of an instance that was ended from outside."""
+async def ends_of(storage: Storage, keys: Sequence[int]) -> list[tuple[RunRef, WorkflowEnded]]:
+    """Read what hooks are told of instances that were ended from outside; nothing if that fails, which is logged."""
+    try:
+        instances = await storage.get_many(keys)
+    except StorageError as exc:
+        _logger.warning("reading how %d instances ended failed, hooks are not told: %s", len(keys), exc)
+        return []
+    return [_end_of(instance) for instance in instances]
+
+
+def _end_of(instance: Instance) -> tuple[RunRef, WorkflowEnded]:
     stamp = instance.created_at if instance.closed_at is None else instance.closed_at
     return ref_of(instance), WorkflowEnded(stamp=stamp, status=instance.status.name.lower())
 

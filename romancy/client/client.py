@@ -24,7 +24,7 @@ from romancy.errors import (
     InstanceNotFoundError,
     InstanceRunningError,
 )
-from romancy.observers import end_of
+from romancy.observers import ends_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -255,10 +255,10 @@ class Client(Sender):
         failure = Failure("romancy.errors:WorkflowTerminatedError", reason or "terminated by a client")
         payload = encode_failure(failure)
         ended = await self.storage.terminate(id, payload, is_recursive=recursive)
-        if self._observers.wants("workflow_terminated"):
-            for instance in await self.storage.get_many(ended):
-                self._once_committed(partial(self._observers.tell, "workflow_terminated", *end_of(instance)))
         self._once_committed(partial(self._terminated, ended))
+        if self._observers.wants("workflow_terminated"):
+            for end in await ends_of(self.storage, ended):
+                self._once_committed(partial(self._observers.tell, "workflow_terminated", *end))
 
     def _terminated(self, keys: Sequence[int]) -> None:
         for key in keys:

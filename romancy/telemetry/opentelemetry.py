@@ -100,31 +100,8 @@ class OpenTelemetry(Hooks):
         self._runs.pop((run.execution_id, run.run), None)
         self._instruments.runs_blocked.add(1, _name(run))
 
-    def workflow_recurred(self, run: RunRef, event: WorkflowEnded) -> None:
-        """Record the run's span; the next run's links to it."""
-        self._end(run, event)
-
     def workflow_completed(self, run: RunRef, event: WorkflowEnded) -> None:
-        """Record the run's span."""
-        self._end(run, event)
-
-    def workflow_failed(self, run: RunRef, event: WorkflowEnded) -> None:
-        """Record the run's span."""
-        self._end(run, event)
-
-    def workflow_cancelled(self, run: RunRef, event: WorkflowEnded) -> None:
-        """Record the run's span."""
-        self._end(run, event)
-
-    def workflow_terminated(self, run: RunRef, event: WorkflowEnded) -> None:
-        """Record the run's span."""
-        self._end(run, event)
-
-    def workflow_timed_out(self, run: RunRef, event: WorkflowEnded) -> None:
-        """Record the run's span."""
-        self._end(run, event)
-
-    def _end(self, run: RunRef, event: WorkflowEnded) -> None:
+        """Record the run's span, however it has ended; one that was opened by recur links to the run before."""
         known = self._runs.pop((run.execution_id, run.run), None) or _Run()
         begin = run.created_stamp if run.started_stamp is None else run.started_stamp
         status = {**_name(run), "romancy.run.status": event.status}
@@ -143,6 +120,9 @@ class OpenTelemetry(Hooks):
             failure=event.failure,
             is_error=event.status in _ERRORS,
         )
+
+    workflow_recurred = workflow_failed = workflow_cancelled = workflow_completed
+    workflow_terminated = workflow_timed_out = workflow_completed
 
     # -- activities -------------------------------------------------------------------------------------
 

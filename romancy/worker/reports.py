@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from romancy.errors import StorageError
+from romancy.observers import ends_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,5 @@ class Reports:
             await self._has_ended.wait()
             self._has_ended.clear()
             keys, self._ended = self._ended, []
-            try:
-                self._watching.terminated(await self._storage.get_many(keys))
-            except StorageError as exc:
-                _logger.warning("reading how %d instances ended failed, hooks are not told: %s", len(keys), exc)
+            for end in await ends_of(self._storage, keys):
+                self._watching.terminated(*end)

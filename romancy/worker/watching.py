@@ -22,7 +22,7 @@ from romancy.core.hooks import (
 )
 from romancy.core.records import Status
 from romancy.core.tracing import context_of_run
-from romancy.observers import end_of, ref_of
+from romancy.observers import ref_of
 from romancy.replay.observing import Observer
 from romancy.replay.undoing import is_compensation
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from romancy.core.clock import Clock
     from romancy.core.events import Event, Note
     from romancy.core.failures import Failure
-    from romancy.core.records import Claim, Instance, OpenCounts
+    from romancy.core.records import Claim, OpenCounts
     from romancy.core.tracing import TraceContext
     from romancy.observers import Observers
     from romancy.worker.bodies import Body
@@ -117,10 +117,9 @@ class Watching:
         event = WorkflowEnded(stamp=stamp, status=name, failure=failure)
         self._observers.tell(f"workflow_{name}", run.ref, event)
 
-    def terminated(self, instances: Iterable[Instance]) -> None:
-        """Tell of instances that the end of another has ended."""
-        for instance in instances:
-            self._observers.tell("workflow_terminated", *end_of(instance))
+    def terminated(self, run: RunRef, event: WorkflowEnded) -> None:
+        """Tell of an instance that the end of another has ended."""
+        self._observers.tell("workflow_terminated", run, event)
 
     # -- turns ------------------------------------------------------------------------------------------
 

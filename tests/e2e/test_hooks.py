@@ -14,6 +14,7 @@ from romancy import (
     Channel,
     Hooks,
     RetryPolicy,
+    StorageError,
     WorkflowBlockedError,
     WorkflowCancelledError,
     WorkflowFailedError,
@@ -26,6 +27,7 @@ from romancy import (
     start_child,
     workflow,
 )
+from romancy.core.records import Instance
 from romancy.observers import Observers
 from romancy.worker.hot import HotRun
 from romancy.worker.turns import Turns
@@ -290,6 +292,24 @@ _ENDS = {name for name in METHODS if name.startswith("workflow_")} - {
     "workflow_suspended",
     "workflow_resumed",
 }
+
+
+async def test_terminate_holds_though_what_hooks_are_told_can_t_be_read(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: object) -> list[Instance]:
+        raise StorageError("the line is cut")
+
+    watch = Watch()
+    async with make_app(hooks=[watch]) as app:
+        handle = await app.start(waits(), id="one")
+        while "message_waited_for" not in watch.names():
+            await asyncio.sleep(0.002)
+        monkeypatch.setattr(app.client.storage, "get_many", broken)
+        await handle.terminate()
+        with pytest.raises(WorkflowTerminatedError):
+            await handle.result()
+    assert not watch.of("workflow_terminated")
 
 
 async def test_child_that_ends_with_its_parent_is_told_of(make_app: MakeApp) -> None:

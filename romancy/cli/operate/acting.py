@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -44,12 +45,7 @@ def cancel(id: str, *, url: Url, reason: str = "", grace: float | None = None) -
         reason: Why.
         grace: Seconds after which it is terminated if it has not ended.
     """
-
-    async def work(client: Client) -> int:
-        await client.cancel(id, reason, grace=grace)
-        return 0
-
-    return run(url, work)
+    return _do(url, lambda client: client.cancel(id, reason, grace=grace))
 
 
 def terminate(id: str, *, url: Url, reason: str = "", yes: Yes = False) -> int:
@@ -59,15 +55,8 @@ def terminate(id: str, *, url: Url, reason: str = "", yes: Yes = False) -> int:
         id: The instance's id.
         reason: Why.
     """
-
-    async def work(client: Client) -> int:
-        await client.get(id)
-        if not is_agreed(f"End {id!r} now, undoing nothing?", is_given=yes):
-            return _NOT_AGREED
-        await client.terminate(id, reason)
-        return 0
-
-    return run(url, work)
+    question = f"End {id!r} now, undoing nothing?"
+    return _do_if_agreed(url, id, question, lambda client: client.terminate(id, reason), is_agreed_to=yes)
 
 
 def pause(id: str, *, url: Url) -> int:
@@ -76,12 +65,7 @@ def pause(id: str, *, url: Url) -> int:
     Args:
         id: The instance's id.
     """
-
-    async def work(client: Client) -> int:
-        await client.pause(id)
-        return 0
-
-    return run(url, work)
+    return _do(url, lambda client: client.pause(id))
 
 
 def unpause(id: str, *, url: Url) -> int:
@@ -90,12 +74,7 @@ def unpause(id: str, *, url: Url) -> int:
     Args:
         id: The instance's id.
     """
-
-    async def work(client: Client) -> int:
-        await client.unpause(id)
-        return 0
-
-    return run(url, work)
+    return _do(url, lambda client: client.unpause(id))
 
 
 def purge(id: str, *, url: Url, recursive: bool = True, yes: Yes = False) -> int:
@@ -106,11 +85,30 @@ def purge(id: str, *, url: Url, recursive: bool = True, yes: Yes = False) -> int
         recursive: Also delete what it has started.
     """
 
+    async def delete(client: Client) -> None:
+        print(f"deleted: {await client.purge(id, recursive=recursive)}")
+
+    return _do_if_agreed(url, id, f"Delete {id!r} and its history?", delete, is_agreed_to=yes)
+
+
+def _do(url: str, act: Callable[[Client], Awaitable[None]]) -> int:
+    async def work(client: Client) -> int:
+        await act(client)
+        return 0
+
+    return run(url, work)
+
+
+def _do_if_agreed(
+    url: str, id: str, question: str, act: Callable[[Client], Awaitable[None]], *, is_agreed_to: bool
+) -> int:
+    """Do what can't be undone, to an instance that is there, if somebody agrees."""
+
     async def work(client: Client) -> int:
         await client.get(id)
-        if not is_agreed(f"Delete {id!r} and its history?", is_given=yes):
+        if not is_agreed(question, is_given=is_agreed_to):
             return _NOT_AGREED
-        print(f"deleted: {await client.purge(id, recursive=recursive)}")
+        await act(client)
         return 0
 
     return run(url, work)
