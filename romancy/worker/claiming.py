@@ -119,7 +119,7 @@ class Claiming:
                     async with self._committer.ownership:
                         await self._claim(session, min(room, _CLAIM_LIMIT))
                 except SessionLostError:
-                    self._session.lose()
+                    self._session.lose(session)
                     continue
                 except StorageError as exc:
                     _logger.warning("claiming failed, trying again: %s", exc)

@@ -40,10 +40,10 @@ class Committer:
 
     An entry's answer is handed over once, after the acknowledgement. A batch whose acknowledgement is lost is
     offered again, unchanged, until it is answered or the session is lost: then its entries get no answer, and
-    ``on_lost`` is called. While that lasts it holds ``ownership``, which a claim takes too.
+    ``on_lost`` is told which session that was. While that lasts it holds ``ownership``, which a claim takes too.
     """
 
-    def __init__(self, storage: Storage, on_lost: Callable[[], None], watching: Watching) -> None:
+    def __init__(self, storage: Storage, on_lost: Callable[[int], None], watching: Watching) -> None:
         self._storage = storage
         self._on_lost = on_lost
         self._watching = watching
@@ -83,9 +83,8 @@ class Committer:
                 try:
                     answers = await self._commit(session, batch)
                 except SessionLostError:
-                    self._queue.clear()
-                    self._on_lost()
-                    return
+                    self._on_lost(session)  # what is queued may be of the session that was opened since
+                    continue
                 if answers is None or self.session != session:
                     continue
                 self.batches += 1

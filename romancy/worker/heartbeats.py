@@ -39,7 +39,7 @@ class Heartbeats:
         codec: Codec,
         payload_limit: int,
         session: Callable[[], int | None],
-        on_lost: Callable[[], None],
+        on_lost: Callable[[int], None],
     ) -> None:
         """Prepare, in the event loop of the worker.
 
@@ -48,7 +48,7 @@ class Heartbeats:
             codec: Encodes and decodes details.
             payload_limit: Upper bound of encoded details in bytes.
             session: Returns the worker's session, if it has one.
-            on_lost: Told that it is dead.
+            on_lost: Told which one is dead.
         """
         self._storage = storage
         self._codec = codec
@@ -124,7 +124,7 @@ class Heartbeats:
         try:
             await self._storage.beat(session, list(beats.values()))
         except SessionLostError:
-            self._on_lost()
+            self._on_lost(session)
         except StorageError as exc:
             _logger.warning("writing %d heartbeats failed, trying again: %s", len(beats), exc)
             for body in beats:

@@ -50,7 +50,7 @@ class Session:
         """Tell whether the session certainly lives, without asking the database; if not, it is lost."""
         if self.id is not None and lease_clock() - self._renewed >= self._ttl.total_seconds():
             _logger.warning("session %d was not renewed for %s: it may be dead", self.id, self._ttl)
-            self.lose()
+            self.lose(self.id)
         return self.id is not None
 
     def is_on_duty(self) -> bool:
@@ -76,9 +76,12 @@ class Session:
             await self._storage.close_session(self.id)
             self.id = None
 
-    def lose(self) -> None:
-        """Note that the session is dead; what it owned is another's."""
-        if self.id is not None:
+    def lose(self, session: int) -> None:
+        """Note that a session is dead; what it owned is another's.
+
+        A call that was under way when the loss was noticed says so again, when another session is open: that one lives.
+        """
+        if self.id == session:
             self.id = None
             self._lost.set()
             self._on_lost()
@@ -109,7 +112,7 @@ class Session:
                 self._renewed = begun
             except SessionLostError as exc:
                 _logger.warning("%s", exc)
-                self.lose()
+                self.lose(session)
             except StorageError as exc:
                 _logger.warning("renewing session %d failed: %s", session, exc)
                 self.is_live()

@@ -38,7 +38,7 @@ class Transactions:
     """
 
     def __init__(
-        self, storage: Storage, committer: Committer, clock: Clock, limit: timedelta, on_lost: Callable[[], None]
+        self, storage: Storage, committer: Committer, clock: Clock, limit: timedelta, on_lost: Callable[[int], None]
     ) -> None:
         """Prepare.
 
@@ -47,7 +47,7 @@ class Transactions:
             committer: Knows the worker's session.
             clock: Stamps results.
             limit: For how long a transaction may be open.
-            on_lost: Called when a commit finds that the session is dead.
+            on_lost: Told which session a commit has found dead.
         """
         self.storage = storage
         self.committer = committer
@@ -228,8 +228,7 @@ class ActivityTransaction:
             answer = await transaction.commit(session, entry)
         except SessionLostError:
             await self._undo(transaction)
-            if owner.committer.session == session:  # it may have been noticed before, and another one opened
-                owner.on_lost()
+            owner.on_lost(session)
             self._release()
         except Exception as exc:  # noqa: BLE001 - whatever it is, nobody knows whether it is committed
             message = "nobody knows whether activity %s of instance %s is committed, asking its history: %s"

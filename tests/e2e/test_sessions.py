@@ -99,6 +99,48 @@ async def test_session_of_a_stalled_worker_leaves_nothing_after_ownership_has_mo
     assert starts == {"first tea": 1, "tea": 2, "first coffee": 1, "coffee": 1}
 
 
+class _LateClaims(StorageProxy):
+    """Hold back the claims of one session only."""
+
+    def __init__(self, inner: Storage) -> None:
+        super().__init__(inner)
+        self.session: int | None = None
+        self.is_held = asyncio.Event()
+        self.goes = asyncio.Event()
+
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Pass a call on when it is time to."""
+        if name == "claim" and args[0] == self.session:
+            self.is_held.set()
+            await self.goes.wait()
+        return await super().call(name, *args, **kwargs)
+
+
+async def test_session_opened_after_a_loss_lives_though_a_late_call_reports_that_loss(
+    shared: Storage, clock: OffsetClock, make_app: MakeApp
+) -> None:
+    late = _LateClaims(shared)
+    async with make_app(late.storage, clock=clock, poll_interval=_SOON, session_ttl=timedelta(seconds=1)) as app:
+        worker = app.worker
+        assert worker is not None
+        old = worker._session.id
+        late.session = old
+        await late.is_held.wait()
+        clock.advance(60)
+        await shared.reap_sessions()
+        while worker._session.id in {None, old}:
+            await asyncio.sleep(0.01)
+        second = worker._session.id
+        handle = await app.start(session_work("coffee"), id="coffee")
+        await begun.wait()
+        late.goes.set()
+        await asyncio.sleep(0.1)
+        may_end.set()
+        assert await handle.result() == ["first coffee", "coffee"]
+        assert worker._session.id == second
+    assert starts == {"first coffee": 1, "coffee": 1}
+
+
 async def test_session_that_can_not_be_renewed_is_given_up_while_its_bodies_run(
     shared: Storage, clock: OffsetClock, make_app: MakeApp
 ) -> None:
