@@ -377,14 +377,20 @@ async def test_code_that_does_not_fit_is_told_as_nondeterminism(database: str, r
     assert names == ["workflow_resumed", "replay_started", "nondeterminism", "workflow_blocked"]
 
 
+def lose_session(app: App) -> None:
+    assert app.worker is not None
+    session = app.worker._session
+    assert session.id is not None
+    session.lose(session.id)
+
+
 async def test_lost_session_is_told_and_outcomes_are_told_once(make_app: MakeApp, database: str) -> None:
     watch = Watch()
     async with make_app(database, hooks=[watch], session_ttl=timedelta(seconds=1)) as app:
         handle = await app.start(waits(), id="one")
         while "message_waited_for" not in watch.names():
             await asyncio.sleep(0.002)
-        assert app.worker is not None
-        app.worker._session.lose()
+        lose_session(app)
         await app.send(notes, "word", to="one")
         assert await handle.result() == "first word second"
     assert [e.runs for e in watch.of("session_lost")] in ([0], [1])
@@ -398,8 +404,7 @@ async def test_first_turn_of_which_nothing_was_recorded_is_told_once(make_app: M
         handle = await app.start(bounded(), id="one")
         while not watch.of("activity_started"):
             await asyncio.sleep(0.002)
-        assert app.worker is not None
-        app.worker._session.lose()
+        lose_session(app)
         gates[0].set()
         assert await handle.result() == "opened"
     found = watch.counts()
@@ -502,15 +507,13 @@ async def test_result_that_was_recorded_without_its_turn_is_told_by_who_goes_on(
 ) -> None:
     watch = Watch()
     async with make_app(database, hooks=[watch], session_ttl=timedelta(seconds=1)) as app:
-        assert app.worker is not None
-        session = app.worker._session
 
         def die_or_wake(self: Turns, run: HotRun) -> None:
             """Die, so to speak, when the result is committed and before its turn is computed."""
             if run.recorded is None:
                 wake(self, run)
             else:
-                session.lose()
+                lose_session(app)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Turns, "wake", die_or_wake)
