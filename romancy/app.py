@@ -369,6 +369,25 @@ class App:
         """End an instance now; see `Handle.terminate`."""
         await self.client.terminate(id, reason, recursive=recursive)
 
+    async def retry(self, id: str) -> None:
+        """Let an instance go on that is blocked or has failed; see `Handle.retry`."""
+        await self.client.retry(id)
+
+    async def rerun(
+        self,
+        id: str,
+        *,
+        from_activity: str | None = None,
+        input: Call[Any] | Mapping[str, object] | None = None,
+        new_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        timeout: timedelta | float | None = None,
+    ) -> Handle[Any]:
+        """Start an instance that does again what another one has done; see `Client.rerun`."""
+        return await self.client.rerun(
+            id, from_activity=from_activity, input=input, new_id=new_id, tags=tags, timeout=timeout
+        )
+
     async def purge(self, id: str, *, recursive: bool = True) -> int:
         """Delete an instance that has ended; see `Client.purge`."""
         return await self.client.purge(id, recursive=recursive)

@@ -113,6 +113,7 @@ def activity_info() -> ActivityInfo:
     """
     context = running_activity("activity_info()")
     command = context.command
+    mark: str = getattr(command.call, "mark", "")
     execution_id = f"{context.execution_id:016x}"
     return ActivityInfo(
         instance_id=context.instance_id,
@@ -120,7 +121,7 @@ def activity_info() -> ActivityInfo:
         activity_id=command.activity_id,
         name=command.call.definition.name,
         attempt=command.attempt,
-        idempotency_key=f"{execution_id}/{context.run}/{command.activity_id}",
+        idempotency_key=f"{execution_id}/{context.run}/{command.activity_id}{mark}",
         deadline=context.deadline,
         heartbeat_details=None if context.details is None else context.heart.read(context.details),
     )

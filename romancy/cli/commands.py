@@ -1,8 +1,11 @@
-"""Every subcommand, by name; each is imported when it is called."""
+"""Every command, by name; each is imported when it is called."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Sequence
 from importlib import metadata
+from typing import Any, cast
 
 import cyclopts
 
@@ -14,23 +17,46 @@ def _version() -> str:
         return "a checkout that is not installed"
 
 
-app = cyclopts.App(
-    name="romancy",
-    help="Durable workflows: plain asyncio that survives a crash.",
-    version=_version,
-)
-_COMMANDS = (
-    ("demo", "demo.command:demo", "Kill a process in the middle of a few hundred orders, and watch it finish them."),
-    ("check", "check.command:check", "Look in workflow code for what a replay would not repeat."),
-    ("worker", "operate.working:worker", "Open an App, and execute its instances until it is told to stop."),
-    ("list", "operate.reading:list_", "List instances in the order of their start."),
-    ("history", "operate.reading:history", "Print what a run of an instance has recorded."),
-    ("send", "operate.acting:send", "Send a message to an instance."),
-    ("cancel", "operate.acting:cancel", "Ask an instance to cancel."),
-    ("terminate", "operate.acting:terminate", "End an instance now, undoing nothing."),
-    ("pause", "operate.acting:pause", "Pause an instance."),
-    ("unpause", "operate.acting:unpause", "Let a paused instance go on."),
-    ("purge", "operate.acting:purge", "Delete an instance that has ended, with its history."),
-)
-for _name, _place, _help in _COMMANDS:
-    app.command(f"romancy.cli.{_place}", name=_name, help=_help)
+COMMANDS = {
+    "demo": "demo.command:demo",
+    "check": "check.command:check",
+    "worker": "operate.working:worker",
+    "list": "operate.reading:list_",
+    "show": "operate.showing:show",
+    "history": "operate.reading:history",
+    "watch": "operate.watching:watch",
+    "send": "operate.sending:send",
+    "cancel": "operate.acting:cancel",
+    "terminate": "operate.acting:terminate",
+    "pause": "operate.acting:pause",
+    "unpause": "operate.acting:unpause",
+    "retry": "operate.acting:retry",
+    "rerun": "operate.sending:rerun",
+    "purge": "operate.acting:purge",
+    "migrate": "operate.migrating:migrate",
+}
+"""Where each command is, by its name."""
+
+
+def make_app(arguments: Sequence[str]) -> cyclopts.App:
+    """Return the command line. Unless a command is named, all of them are imported: their helps are wanted.
+
+    Args:
+        arguments: What was given, without the program's name.
+    """
+    app = cyclopts.App(
+        name="romancy",
+        help="Durable workflows: plain asyncio that survives a crash.",
+        version=_version,
+    )
+    is_overview = not arguments or arguments[0].startswith("-")
+    for name, place in COMMANDS.items():
+        app.command(_imported(place) if is_overview else f"romancy.cli.{place}", name=name)
+    cast("Any", app).register_install_completion_command(name="--install-completion")  # its ``**kwargs`` are untyped
+    return app
+
+
+def _imported(place: str) -> Callable[..., object]:
+    module, _, name = place.partition(":")
+    found: Callable[..., object] = getattr(importlib.import_module(f"romancy.cli.{module}"), name)
+    return found

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 import msgspec
 
+from romancy.client.branching import Brancher
+from romancy.client.bulk import Matching
 from romancy.client.handle import Handle
 from romancy.client.info import InstanceInfo, check_limit, info_of, key_of
 from romancy.client.options import check_priority, check_start_tags, deadline_after, due_at
-from romancy.client.sender import Sender
 from romancy.core import registry
 from romancy.core.calls import Call, WorkflowCall
 from romancy.core.codec import check_size
@@ -21,7 +22,6 @@ from romancy.core.records import InstanceFilter, NewInstance, Status
 from romancy.core.shown import encode_custom_status
 from romancy.errors import (
     InstanceAlreadyExistsError,
-    InstanceNotFoundError,
     InstanceRunningError,
 )
 from romancy.observers import ends_of
@@ -65,7 +65,7 @@ class LocalWorker(Protocol):
         ...
 
 
-class Client(Sender):
+class Client(Brancher):
     """Start instances, send to them, watch them. Talks to storage alone.
 
     Every method raises `StorageError` when the database can't be reached.
@@ -226,10 +226,7 @@ class Client(Sender):
         Raises:
             InstanceNotFoundError: No instance has the id.
         """
-        row = await self.storage.get(id)
-        if row is None:
-            msg = f"no instance has the id {id!r}"
-            raise InstanceNotFoundError(msg)
+        row = await self._row(id)
         return Handle(self, id, self.decoder(row.workflow, row.version))
 
     def decoder(self, workflow: str, version: str) -> Callable[[bytes], object] | None:
@@ -266,6 +263,51 @@ class Client(Sender):
                 self._local.ended(key)
             self.waiters.look_again(key)
         self._on_change()
+
+    async def rerun(
+        self,
+        id: str,
+        *,
+        from_activity: str | None = None,
+        input: Call[Any] | Mapping[str, object] | None = None,
+        new_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        timeout: timedelta | float | None = None,
+    ) -> Handle[Any]:
+        """Start an instance that does again what another one has done: all of it, or what came from an activity on.
+
+        The other is left as it is, whether it has ended or goes on. Started from an activity, the new instance has the
+        other's history up to what it was told first of that activity: what is recorded before is neither run nor sent
+        nor started again. What had been asked for then and had no outcome yet is asked for now: activities that
+        ran beside it run again, with idempotency keys of the new instance; messages are sent anew. Messages that the
+        other has received later are not received again. Its children that were under way are the new one's too: their
+        ends reach both.
+
+        Args:
+            id: The instance whose latest run is taken.
+            from_activity: The id of an activity, a child, a timer, a receive or a send of that run, such as
+                ``"3:charge"``, as its history names it; None: from the beginning. A timer that is over fires at once.
+            input: What that activity or child is to get instead of its arguments, or with no ``from_activity`` the
+                workflow: a call of it, ``charge(order)``, or its arguments by name, as plain JSON types. None: what it
+                got.
+            new_id: The new instance's id; by default a random one.
+            tags: The new instance's tags; None: those that the other has now.
+            timeout: The new instance's time limit, from now on; see `start`.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceAlreadyExistsError: The new id is taken.
+            InstanceRunningError: It has begun another run just now.
+            ValueError: Nothing is recorded under ``from_activity``, or the run can't go on from there: it was being
+                cancelled, or has undone since what it did before. The message says which ids can be used.
+            TypeError: The input is no call of what is recorded there.
+            CodecError: It does not fit the annotations.
+            PayloadTooLargeError: It is over the limit.
+        """
+        created = await self._rerun(
+            id, from_activity=from_activity, input=input, new_id=new_id, tags=tags, timeout=timeout
+        )
+        return Handle(self, created.id, self.decoder(created.workflow, created.version))
 
     async def purge(self, id: str, *, recursive: bool = True) -> int:
         """Delete an instance that has ended, with its history, archived runs, tags and inbox.
@@ -314,6 +356,37 @@ class Client(Sender):
             PayloadTooLargeError: No tag or custom status can be as large.
         """
         check_limit(limit)
+        where = self._filter(workflow, status, id_prefix, tags, custom_status)
+        rows = await self.storage.list(where, after=key_of(after), limit=limit)
+        return [info_of(cast("Any", row)) for row in rows]
+
+    def matching(
+        self,
+        *,
+        workflow: str | None = None,
+        status: str | None = None,
+        id_prefix: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        custom_status: object = None,
+        after: str | None = None,
+    ) -> Matching:
+        """Return the instances that a filter admits, to be counted, or acted on all together; see `list`.
+
+        Raises:
+            ValueError: There is no such status, or no listing has given this cursor.
+            CodecError: The tags are no printable strings, or the custom status can't be encoded.
+            PayloadTooLargeError: No tag or custom status can be as large.
+        """
+        return Matching(self, self._filter(workflow, status, id_prefix, tags, custom_status), key_of(after))
+
+    def _filter(
+        self,
+        workflow: str | None,
+        status: str | None,
+        id_prefix: str | None,
+        tags: Mapping[str, str] | None,
+        custom_status: object,
+    ) -> InstanceFilter:
         statuses = None
         if status is not None:
             if status.upper() not in Status.__members__:
@@ -323,6 +396,4 @@ class Client(Sender):
         shown = None
         if custom_status is not None:
             shown = encode_custom_status(self._codec, custom_status, "list(custom_status=...)")
-        where = InstanceFilter(workflow, statuses, id_prefix, check_start_tags(tags, "list(tags=...)"), shown)
-        rows = await self.storage.list(where, after=key_of(after), limit=limit)
-        return [info_of(cast("Any", row)) for row in rows]
+        return InstanceFilter(workflow, statuses, id_prefix, check_start_tags(tags, "list(tags=...)"), shown)

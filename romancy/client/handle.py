@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
 
-from romancy.client.info import HistoryEvent, InstanceInfo, RunInfo, check_limit, info_of, instant
+from romancy.client.info import (
+    ChildInfo,
+    HistoryEvent,
+    InstanceInfo,
+    RunInfo,
+    SavedHistory,
+    check_limit,
+    info_of,
+    instant,
+    saved_history,
+)
+from romancy.client.timeline import Happening, timeline_of
 from romancy.client.waiting import Ended
 from romancy.core.durations import seconds_of
-from romancy.core.events import EventKind
+from romancy.core.events import Event, EventKind
 from romancy.core.failures import decode_failure
 from romancy.core.records import Status
 from romancy.errors import (
@@ -25,10 +36,11 @@ from romancy.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
     from datetime import timedelta
 
     from romancy.client.client import Client
+    from romancy.core.calls import Call
     from romancy.core.records import Instance
     from romancy.workflows.channels import Channel
 
@@ -168,6 +180,37 @@ class Handle(Generic[R]):
         """
         return (await self._row()).status.name.lower()
 
+    async def watch(self) -> AsyncIterator[InstanceInfo]:
+        """Yield how the instance stands: now, and whenever its status, run, custom status or tags have changed.
+
+        It is looked at as often as the database says that something has been written, and a few times a second: what
+        changes twice in between is told once. The end is the last that is told; being blocked is none.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id (any more).
+            NoAppError: The App was closed meanwhile.
+        """
+        row = await self._row()
+        waiters = self._client.waiters
+        waiter = waiters.watch(row.key, is_curious=True)
+        told: tuple[object, ...] = ()
+        try:
+            while True:
+                waiter.event.clear()
+                row = await self._row()
+                shown = (row.status, row.run, row.custom_status, row.tags)
+                if shown != told:
+                    told = shown
+                    yield info_of(row)
+                if row.status.is_closed:
+                    return
+                if waiters.is_closed:
+                    msg = f"the App was closed; instance {self.id!r} goes on where its database is opened again"
+                    raise NoAppError(msg)
+                await waiter.event.wait()
+        finally:
+            waiters.unwatch(row.key, waiter)
+
     async def info(self) -> InstanceInfo:
         """Describe the instance.
 
@@ -202,14 +245,6 @@ class Handle(Generic[R]):
         Raises:
             InstanceNotFoundError: No instance has the id, or nothing is kept of that run.
         """
-        row = await self._row()
-        events = await self._client.storage.history(row.key, run=row.run if run is None else run)
-        if not events and run not in {None, row.run}:
-            msg = (
-                f"no history is kept of run {run} of instance {self.id!r}, whose latest run is {row.run}: "
-                "closed runs are removed after the App's archive_retention"
-            )
-            raise InstanceNotFoundError(msg)
         return [
             HistoryEvent(
                 seq=event.seq,
@@ -219,7 +254,53 @@ class Handle(Generic[R]):
                 activity_id=event.activity_id,
                 payload=None if event.payload is None else event.payload.decode(),
             )
-            for event in events
+            for event in await self._events(run)
+        ]
+
+    async def saved_history(self, *, run: int | None = None) -> SavedHistory:
+        """Return what a run has recorded in the form in which it is saved, to be replayed elsewhere.
+
+        Args:
+            run: The run's number, from 0; None: the latest, which alone can be replayed.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id, or nothing is kept of that run.
+        """
+        row = await self._row()
+        return saved_history(row, row.run if run is None else run, await self._events(run))
+
+    async def _events(self, run: int | None) -> list[Event]:
+        row = await self._row()
+        events = await self._client.storage.history(row.key, run=row.run if run is None else run)
+        if not events and run not in {None, row.run}:
+            msg = (
+                f"no history is kept of run {run} of instance {self.id!r}, whose latest run is {row.run}: "
+                "closed runs are removed after the App's archive_retention"
+            )
+            raise InstanceNotFoundError(msg)
+        return events
+
+    async def timeline(self, *, run: int | None = None) -> list[Happening]:
+        """Return what a run has done so far, told for people, in order.
+
+        Args:
+            run: The run's number, from 0; None: the latest.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id, or nothing is kept of that run.
+        """
+        return timeline_of(await self._events(run))
+
+    async def children(self) -> list[ChildInfo]:
+        """Return the children that were not purged, by the run that has started them, in the order of their creation.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+        """
+        links = await self._client.storage.children((await self._row()).key)
+        return [
+            ChildInfo(link.id, link.workflow, link.status.name.lower(), link.run, link.activity_id, link.policy)
+            for link in links
         ]
 
     async def cancel(self, reason: str = "", *, grace: timedelta | float | None = None) -> None:
@@ -277,6 +358,38 @@ class Handle(Generic[R]):
             InstanceClosedError: It has ended.
         """
         await self._client.unpause(self.id)
+
+    async def retry(self) -> None:
+        """Let the instance go on that is blocked or has failed.
+
+        A blocked one is tried again with the code that is deployed now, its own build included. One that has failed
+        goes on where it failed: what is recorded before stays, the activities whose failures made it fail run again,
+        with the same idempotency keys and new attempts, and so do those that had no outcome then. What it did after
+        that, cleaning up, is forgotten, and messages that it has received meanwhile are unread again. If its code had
+        failed by itself, its last turn is computed again. A child that made it fail is retried with it, in the same
+        transaction. A time limit that has passed is lifted.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceRunningError: It goes on by itself; or a parent goes on that knows that it has failed.
+            InstanceClosedError: It has not failed, but ended otherwise; or it has undone what it had done, so that it
+                can't go on as if it had not: `rerun` it from there. Nothing is changed.
+        """
+        await self._client.retry(self.id)
+
+    async def rerun(
+        self,
+        *,
+        from_activity: str | None = None,
+        input: Call[Any] | Mapping[str, object] | None = None,
+        new_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        timeout: timedelta | float | None = None,
+    ) -> Handle[R]:
+        """Start an instance that does the same again, from its beginning or an activity; see `Client.rerun`."""
+        return await self._client.rerun(
+            self.id, from_activity=from_activity, input=input, new_id=new_id, tags=tags, timeout=timeout
+        )
 
     async def send(
         self,

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from romancy.core.clock import MICROSECONDS
+from romancy.core.events import EventKind
 from romancy.core.failures import Failure, decode_failure
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from romancy.core.events import Event
     from romancy.core.records import Instance
 
 _TOO_LONG = 19
@@ -29,7 +33,8 @@ class InstanceInfo(msgspec.Struct, frozen=True):
         events: How many events the run has recorded.
         is_owned: Whether a worker holds it.
         wake_at: When it is next due; None: only a message can wake it, or it has ended.
-        waiting_on: What it waits for, as far as it has been written.
+        waiting_on: What it waits for, as far as it has been written: each with its ``kind`` and ``id``, ``since`` when,
+            and according to its kind ``channel``, ``instance``, ``attempt`` and ``until``; instants are ISO 8601.
         unread: How many inbox rows its owner has not looked at.
         recoveries: How often its worker has died under it since it last got on.
         failure: Why it is blocked; None if it is not.
@@ -77,6 +82,26 @@ class RunInfo(msgspec.Struct, frozen=True):
     closed_at: datetime | None
 
 
+class ChildInfo(msgspec.Struct, frozen=True):
+    """A child that an instance has started, or is attached to.
+
+    Attributes:
+        id: The child's instance id.
+        workflow: Its workflow's name.
+        status: How it stands, as in `InstanceInfo`.
+        run: The run of the parent that has started it.
+        activity_id: Under which activity id.
+        on_parent_close: What becomes of it when the parent ends first: ``cancel``, ``terminate`` or ``abandon``.
+    """
+
+    id: str
+    workflow: str
+    status: str
+    run: int
+    activity_id: str
+    on_parent_close: str
+
+
 class HistoryEvent(msgspec.Struct, frozen=True):
     """One recorded event of a run, for people; ``payload`` is the recorded JSON as text."""
 
@@ -86,6 +111,85 @@ class HistoryEvent(msgspec.Struct, frozen=True):
     kind: str
     activity_id: str | None
     payload: str | None
+
+
+class SavedEvent(msgspec.Struct, frozen=True):
+    """One event of a `SavedHistory`: as `HistoryEvent`, but ``payload`` is the JSON itself, and ``stamp`` is exact.
+
+    ``stamp`` is the turn's time in epoch microseconds.
+    """
+
+    seq: int
+    turn: int
+    stamp: int
+    at: datetime
+    kind: str
+    activity_id: str | None
+    payload: msgspec.Raw
+
+
+class SavedHistory(msgspec.Struct, frozen=True, kw_only=True):
+    """A run's history with all that is needed to replay it elsewhere; what ``romancy history --json`` prints.
+
+    Attributes:
+        format: The version of this form: 1.
+        id: The instance's id.
+        workflow: Its workflow's name.
+        version: Its workflow's version.
+        status: How the instance stands.
+        run: The run's number.
+        execution_id: The start's random number, in hexadecimal.
+        input: The run's encoded arguments; None for a run that `recur` has closed: they are not kept.
+        started_at: The first turn's time in epoch microseconds; None: it has not begun.
+        deadline: The instance's time limit in epoch microseconds; None: it has none.
+        drained: Up to which event the run has gone on; those from this number on are recorded only.
+        runtime: What Python and anyio the run was recorded on.
+        events: The events, in order.
+    """
+
+    format: int = 1
+    id: str
+    workflow: str
+    version: str
+    status: str
+    run: int
+    execution_id: str
+    input: msgspec.Raw | None
+    started_at: int | None
+    deadline: int | None
+    drained: int
+    runtime: str | None
+    events: list[SavedEvent]
+
+
+def saved_history(instance: Instance, run: int, events: Sequence[Event]) -> SavedHistory:
+    """Return a run's history as it is saved."""
+    is_latest = run == instance.run
+    return SavedHistory(
+        id=instance.id,
+        workflow=instance.workflow,
+        version=instance.version,
+        status=instance.status.name.lower(),
+        run=run,
+        execution_id=f"{instance.execution_id:016x}",
+        input=msgspec.Raw(instance.input) if is_latest else None,
+        started_at=instance.started_at if is_latest else (events[0].stamp if events else None),
+        deadline=instance.deadline,
+        drained=instance.drained_seq if is_latest else len(events),
+        runtime=instance.runtime,
+        events=[
+            SavedEvent(
+                event.seq,
+                event.turn,
+                event.stamp,
+                instant(event.stamp),
+                EventKind(event.kind).name.lower(),
+                event.activity_id,
+                msgspec.Raw(event.payload or b"null"),
+            )
+            for event in events
+        ],
+    )
 
 
 def instant(stamp: int) -> datetime:

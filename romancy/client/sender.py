@@ -25,7 +25,7 @@ from romancy.errors import ChannelModeError, InstanceClosedError, InstanceNotFou
 from romancy.workflows.channels import encode_headers, other_mode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
     from datetime import timedelta
 
     from romancy.activities.transaction import Scope
@@ -212,10 +212,31 @@ class Sender:
 
     async def cancel(self, id: str, reason: str = "", *, grace: timedelta | float | None = None) -> None:
         """Ask an instance to cancel; see `Handle.cancel`."""
-        wish: str | Cancellation = reason
-        if grace is not None:
-            wish = Cancellation(reason, microseconds_of(grace, "grace"))
-        await self._post([Post(id, InboxKind.CANCEL, None, msgspec.json.encode(wish), random_bytes(16).hex())])
+        await self._post([Post(id, InboxKind.CANCEL, None, _wish(reason, grace), random_bytes(16).hex())])
+
+    async def cancel_many(
+        self, ids: Sequence[str], reason: str = "", *, grace: timedelta | float | None = None
+    ) -> Sequence[tuple[str, str]]:
+        """Ask several instances to cancel, in one transaction; see `Handle.cancel`.
+
+        Returns:
+            The ids of those that can't be asked, each with the reason why: they have ended, or are not there.
+        """
+        wish = _wish(reason, grace)
+        posts = {id: Post(id, InboxKind.CANCEL, None, wish, random_bytes(16).hex()) for id in ids}
+        refused: list[tuple[str, str]] = []
+        while posts:
+            asked = list(posts.values())
+            results = await self.storage.post(asked)
+            closed = [post.to for post, result in zip(asked, results, strict=True) if result not in _TAKEN]
+            if not closed:
+                self._once_committed(self._on_change)
+                break
+            # They are all written or none: what has ended meanwhile is left out, and the others asked again.
+            refused += [(id, f"instance {id!r} has ended, or there is none") for id in closed]
+            for id in closed:
+                del posts[id]
+        return refused
 
     async def complete_activity(self, token: str, result: object = None) -> None:
         """Finish an activity that was left to be finished from outside; it is durable when this returns.
@@ -295,6 +316,16 @@ class Sender:
             if result is PostResult.POSTED and post.channel is not None:
                 self._tell(post.channel, post.message_id, post.to, post.headers)
         self._once_committed(self._on_change)
+
+
+_TAKEN = frozenset({PostResult.POSTED, PostResult.DUPLICATE})
+
+
+def _wish(reason: str, grace: timedelta | float | None) -> bytes:
+    wish: str | Cancellation = reason
+    if grace is not None:
+        wish = Cancellation(reason, microseconds_of(grace, "grace"))
+    return msgspec.json.encode(wish)
 
 
 def _post_of(channel: str, body: bytes, to: str, message_id: str | None, headers: bytes | None = None) -> Post:

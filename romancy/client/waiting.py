@@ -34,9 +34,10 @@ _KEPT_BYTES = 4_096
 class Waiter:
     """One wait for an instance."""
 
-    __slots__ = ("ended", "event")
+    __slots__ = ("ended", "event", "is_curious")
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_curious: bool) -> None:
+        self.is_curious = is_curious
         self.event = asyncio.Event()
         self.ended: Ended | None = None
 
@@ -54,9 +55,9 @@ class Waiters:
         self._lately: OrderedDict[int, Ended] = OrderedDict()
         self.is_closed = False
 
-    def watch(self, key: int) -> Waiter:
-        """Begin to wait; the event is set when the instance may have ended or be blocked."""
-        waiter = Waiter()
+    def watch(self, key: int, *, is_curious: bool = False) -> Waiter:
+        """Begin to wait; the event is set when the instance may have ended or be blocked, or after any look at it."""
+        waiter = Waiter(is_curious=is_curious)
         waiter.ended = self._lately.get(key)
         if waiter.ended is not None or self.is_closed:
             waiter.event.set()
@@ -82,7 +83,8 @@ class Waiters:
         """Note that this process has ended or blocked an instance."""
         ended = Ended(status, payload)
         self._wake(key, ended)
-        if status.is_closed and len(payload or b"") <= _KEPT_BYTES:
+        # What has failed may be retried, by any process.
+        if status.is_closed and status is not Status.FAILED and len(payload or b"") <= _KEPT_BYTES:
             self._lately[key] = ended
             if len(self._lately) > _KEPT:
                 self._lately.popitem(last=False)
@@ -117,3 +119,6 @@ class Waiters:
                 self.look_again(key)
             elif standing.status.is_closed:
                 self._wake(key, Ended(standing.status, standing.payload, (standing.workflow, standing.version)))
+            for waiter in self._waiters.get(key, ()):
+                if waiter.is_curious:
+                    waiter.event.set()

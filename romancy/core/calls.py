@@ -85,11 +85,14 @@ class Call(Coroutine[object, None, R_co], Generic[R_co]):
         "future",
         "name",
         "ordinal_hash",
+        "scheduled_at",
     )
     kind: CallKind
     activity_id: str
     future: asyncio.Future[object]
     ordinal_hash: int
+    scheduled_at: int
+    """The stamp of the turn that asked for it, once it was asked for."""
     block: object
     """The saga block that it was made in; not set while the run has opened none."""
 
@@ -201,17 +204,26 @@ class ActivityCall(Call[R_co]):
     """A call of an activity.
 
     Once it was asked for, it has its encoded ``arguments``, the number of its next ``attempt`` (from 1), the instant
-    before which that must not begin (``not_before``), and the stamp of the turn that asked (``scheduled_at``). Once
-    an attempt has left some, it has the encoded ``details`` of its last heartbeat.
+    before which that must not begin (``not_before``). Once an attempt has left some, it has the encoded ``details`` of
+    its last heartbeat. In a run that was retried, what was asked for since has a ``mark``.
     """
 
-    __slots__ = ("args", "arguments", "attempt", "definition", "details", "kwargs", "not_before", "scheduled_at")
+    __slots__ = (
+        "args",
+        "arguments",
+        "attempt",
+        "definition",
+        "details",
+        "kwargs",
+        "mark",
+        "not_before",
+    )
     kind = CallKind.ACTIVITY
     arguments: bytes
     attempt: int
     not_before: int
-    scheduled_at: int
     details: bytes
+    mark: str
 
     def __init__(self, definition: Activity[..., R_co], args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         self.definition = definition
@@ -228,10 +240,10 @@ class ActivityCall(Call[R_co]):
 class WorkflowCall(Call[R_co]):
     """A call of a workflow: awaited in a workflow it is a child; else what `App.start`, `start_child` and others take.
 
-    Once a child was asked for, ``child_id`` is its instance id.
+    Once a child was asked for, ``child_id`` is its instance id; ``is_started`` says whether it is known to be there.
     """
 
-    __slots__ = ("args", "child_id", "definition", "kwargs")
+    __slots__ = ("args", "child_id", "definition", "is_started", "kwargs")
     kind = CallKind.CHILD
     child_id: str
 
@@ -239,6 +251,7 @@ class WorkflowCall(Call[R_co]):
         self.definition = definition
         self.args = args
         self.kwargs = kwargs
+        self.is_started = False
         super().__init__(definition.name)
 
     async def _outside(self) -> R_co:

@@ -7,9 +7,12 @@ code meets it. Both become an `Event`: the flat row that storage keeps and that 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class EventKind(IntEnum):
@@ -31,6 +34,9 @@ class EventKind(IntEnum):
     MESSAGE_TRIED = 14
     PATCHED = 15
     TIME_LIMIT_REACHED = 16
+    COMPENSATION_STARTED = 17
+    RUN_COPIED = 18
+    RUN_RESUMED = 19
     RUN_COMPLETED = 20
     RUN_FAILED = 21
     RUN_CANCELLED = 22
@@ -43,6 +49,8 @@ class EventKind(IntEnum):
 
 
 MARKERS = frozenset({EventKind.SIDE_EFFECT, EventKind.MESSAGE_TRIED, EventKind.PATCHED})
+OUTCOMES = frozenset({EventKind.MESSAGE_SENT, EventKind.TOPIC_PUBLISHED, EventKind.SUBSCRIBED, EventKind.CHILD_STARTED})
+"""What only the commit knows of what a turn has asked for; recorded with the asking, after the turn's own events."""
 CLOSINGS = frozenset(
     {
         EventKind.RUN_COMPLETED,
@@ -171,6 +179,12 @@ class CancelRequested(msgspec.Struct, frozen=True, gc=False):
     inbox_seq: int = 0
 
 
+class Resumed(msgspec.Struct, frozen=True, gc=False):
+    """A run that goes on from here, though it went on in another way before: an encoded `Resumption`."""
+
+    resumption: bytes
+
+
 Release: TypeAlias = (
     ActivityCompleted
     | ActivityFailed
@@ -181,6 +195,7 @@ Release: TypeAlias = (
     | Answered
     | ChildClosed
     | CancelRequested
+    | Resumed
 )
 Arrival: TypeAlias = Release | ActivityAnswered
 
@@ -252,6 +267,57 @@ class ChildEnd(msgspec.Struct, frozen=True):
     run: int
     status: int
     payload: msgspec.Raw
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """The recorded outcome of a request: its `EventKind`, its activity id and its payload as text."""
+
+    kind: int
+    activity_id: str
+    payload: str
+
+
+class Resumption(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a run goes on that was retried, or rerun from an activity.
+
+    Attributes:
+        seed: The execution id of the start that goes on: what is asked for from now on has its names from it.
+        seed_id: That start's instance id.
+        mark: Tells what is asked for from now on from what was asked for before under the same activity ids, and is
+            not known any more: a random text.
+        activity_id: What had failed, or from what on it is rerun; None: its code had failed.
+        input: What that activity or child is given instead of its arguments, encoded; left out: what the code gives it.
+        outcomes: Those of requests that the run had made before here, and which are recorded after it no more.
+    """
+
+    seed: int
+    seed_id: str
+    mark: str
+    activity_id: str | None = None
+    input: msgspec.Raw = NOTHING
+    outcomes: tuple[Outcome, ...] = ()
+
+
+class Copied(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where the beginning of a history was copied from: the payload of its first event.
+
+    Attributes:
+        id: The id of the instance that it was recorded by.
+        seed: The number that what the copied turns have asked for has its names from: that instance's execution id,
+            or the one that it was copied with itself.
+        seed_id: The id of the instance whose start had that number.
+    """
+
+    id: str
+    seed: int
+    seed_id: str
+
+
+def copied_by(history: Sequence[Event]) -> Copied | None:
+    """Return where the beginning of a history comes from; None: it is its instance's own."""
+    if not history or history[0].kind != EventKind.RUN_COPIED:
+        return None
+    return msgspec.json.decode(history[0].payload or b"", type=Copied)
 
 
 class SendOutcome(IntEnum):

@@ -260,6 +260,53 @@ class PostResult(IntEnum):
     OTHER_MODE = 4
 
 
+class ChildLink(msgspec.Struct, frozen=True):
+    """A child of an instance: the run and the activity id that it was started under, and how it stands.
+
+    ``policy`` is a `romancy.core.requests.ParentClosePolicy`.
+    """
+
+    run: int
+    activity_id: str
+    key: int
+    id: str
+    workflow: str
+    status: Status
+    policy: str
+
+
+class Branch(msgspec.Struct, frozen=True):
+    """A history that goes on in another way from one of its events on.
+
+    It holds only if the run still stands as it did when it was read.
+
+    Attributes:
+        key: The instance whose history it is.
+        execution_id: Its start.
+        run: The run.
+        next_seq: How many events the run has recorded.
+        cut: How many of them are kept, from the first on.
+        events: What follows those, in order: the next turn, which has yet to be computed.
+        open_children: The activity ids of the children that had been started and not ended.
+        lost_children: Those of children that had been started after the cut.
+        subscriptions: The channels and mailboxes that the run had subscribed to.
+        letters: The messages that the run had received after the cut. Their numbers are not used.
+        deadline: The instance's time limit from now on; None: it has none.
+    """
+
+    key: int
+    execution_id: int
+    run: int
+    next_seq: int
+    cut: int
+    events: Sequence[Event]
+    open_children: Sequence[str] = ()
+    lost_children: Sequence[str] = ()
+    subscriptions: Sequence[tuple[str, str]] = ()
+    letters: Sequence[InboxItem] = ()
+    deadline: int | None = None
+
+
 class NextRun(msgspec.Struct, frozen=True):
     """The run that follows when an entry ends in recur."""
 

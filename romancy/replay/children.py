@@ -12,7 +12,6 @@ from romancy.core.failures import decode_failure, exception_of
 from romancy.core.records import Status
 from romancy.core.requests import ChildOutcome, ParentClosePolicy, StartChild
 from romancy.errors import ChildWorkflowFailedError, InstanceAlreadyExistsError
-from romancy.replay.ids import child_id_of, derived_number
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,14 +25,15 @@ _end = msgspec.json.Decoder(ChildEnd)
 
 
 class Child:
-    """A child that was started, or attached to, without being awaited: what it is, and the future of its end."""
+    """A child that was started, or attached to, without being awaited: what, since when, and the future of its end."""
 
-    __slots__ = ("closed", "definition", "id")
+    __slots__ = ("closed", "definition", "id", "since")
 
-    def __init__(self, id: str, definition: Workflow[..., Any], closed: asyncio.Future[object]) -> None:
+    def __init__(self, id: str, definition: Workflow[..., Any], closed: asyncio.Future[object], since: int) -> None:
         self.id = id
         self.definition = definition
         self.closed = closed
+        self.since = since
 
 
 class Children:
@@ -70,8 +70,8 @@ class Children:
         subject = definition.arguments_subject
         payload = definition.signature.bind_encode(run.codec, call.args, call.kwargs, subject)
         check_size(payload, run.payload_limit, subject)
-        call.child_id = id or child_id_of(run.instance_id, run.execution_id, run.run, activity_id)
-        execution_id = derived_number(run.execution_id, run.run, activity_id)
+        call.child_id = id or run.names.child_id(activity_id)
+        execution_id = run.names.child_number(activity_id)
         return StartChild(
             activity_id,
             call.child_id,
@@ -86,7 +86,7 @@ class Children:
 
     def hold(self, activity_id: str, id: str, definition: Workflow[..., Any]) -> Child:
         """Keep a child that has been started, so that its end is kept too."""
-        child = self.held[activity_id] = Child(id, definition, self._run.loop.create_future())
+        child = self.held[activity_id] = Child(id, definition, self._run.loop.create_future(), self._run.loop.stamp)
         return child
 
     def close_held(self, release: ChildClosed) -> bool:

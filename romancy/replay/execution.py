@@ -11,6 +11,7 @@ from romancy.core.events import (
     ActivityFailed,
     ActivityRetried,
     Arrival,
+    Copied,
     Event,
     EventKind,
     Note,
@@ -18,7 +19,7 @@ from romancy.core.events import (
 from romancy.errors import NondeterminismError
 from romancy.replay import eviction
 from romancy.replay.closing import Closer, Closing
-from romancy.replay.ids import hash_salt
+from romancy.replay.ids import Names, hash_salt
 from romancy.replay.inbox import Inbox
 from romancy.replay.limits import Limits
 from romancy.replay.loop import ReplayLoop
@@ -85,6 +86,7 @@ class Execution:
         deadline: int | None = None,
         newest: Callable[[Workflow[..., Any]], Workflow[..., Any]] | None = None,
         trace: TraceContext | None = None,
+        copied: Copied | None = None,
     ) -> None:
         """Prepare the run; its code starts with the first turn.
 
@@ -102,6 +104,7 @@ class Execution:
             deadline: The run's time limit in epoch microseconds; None: it has none.
             newest: Returns the newest version of a workflow, which recur moves to; by default the one that it is given.
             trace: Where the run stands in a trace, to be sent along with what it sends and starts; None: nowhere.
+            copied: Where the beginning of its history comes from; None: it is all its own.
         """
         self.workflow = workflow
         self.input = input
@@ -113,7 +116,11 @@ class Execution:
         self.is_lenient = is_lenient
         self.payload_limit = payload_limit
         self.after_failure = after_failure
-        self.loop = ReplayLoop(self, hash_salt(execution_id, run))  # type: ignore[abstract] # what is left is refused
+        if copied is None:
+            self.names = Names(execution_id, run, instance_id)
+        else:
+            self.names = Names(copied.seed, run, copied.seed_id)
+        self.loop = ReplayLoop(self, hash_salt(self.names.number, run))  # type: ignore[abstract] # what is left is refused
         self.timers = DurableTimers()
         self.inbox = Inbox()
         self.operations = Operations(self)
@@ -317,10 +324,6 @@ class Execution:
     def check_size(self, payload: bytes, what: What) -> None:
         """Raise `PayloadTooLargeError` if an encoded value is over the limit."""
         check_size(payload, self.payload_limit, what)
-
-    def message_id(self, activity_id: str) -> str:
-        """Return the id of a message that the run sends: the same whenever its commit is tried."""
-        return f"{self.execution_id:x}/{self.run}/{activity_id}"
 
     def block(self, exc: BaseException) -> NoReturn:
         """Give the turn up for a programming error: the run is blocked, and nothing of the turn happens.

@@ -11,6 +11,7 @@ from romancy.core.calls import CallKind
 from romancy.core.events import (
     CLOSINGS,
     MARKERS,
+    OUTCOMES,
     TIME_LIMIT,
     ActivityCompleted,
     ActivityFailed,
@@ -24,6 +25,7 @@ from romancy.core.events import (
     MessageReceived,
     Note,
     Release,
+    Resumed,
     TimerFired,
 )
 from romancy.errors import NondeterminismError
@@ -48,10 +50,18 @@ _OPERATION_KIND: dict[int, CallKind] = {
     EventKind.SIDE_EFFECT: CallKind.SIDE_EFFECT,
 }
 _COMPLETED = EventKind.ACTIVITY_COMPLETED
-_OUTCOMES = frozenset(
-    {EventKind.MESSAGE_SENT, EventKind.TOPIC_PUBLISHED, EventKind.SUBSCRIBED, EventKind.CHILD_STARTED}
+_ENDS = frozenset({EventKind.ACTIVITY_COMPLETED, EventKind.ACTIVITY_FAILED}) | OUTCOMES
+_PASSED_OVER = (
+    MARKERS
+    | CLOSINGS
+    | {
+        EventKind.COMPENSATION_STARTED,
+        EventKind.RUN_COPIED,
+        EventKind.ACTIVITY_SCHEDULED,
+        EventKind.TIMER_STARTED,
+        EventKind.TIMER_CANCELLED,
+    }
 )
-_ENDS = frozenset({EventKind.ACTIVITY_COMPLETED, EventKind.ACTIVITY_FAILED}) | _OUTCOMES
 _RELEASES: dict[int, type[ActivityCompleted | ActivityFailed | ActivityRetried | ActivityHandedOver | ChildClosed]] = {
     EventKind.ACTIVITY_COMPLETED: ActivityCompleted,
     EventKind.ACTIVITY_FAILED: ActivityFailed,
@@ -63,7 +73,7 @@ _RELEASES: dict[int, type[ActivityCompleted | ActivityFailed | ActivityRetried |
 _MEND = "deploy the code that the run began with, or a new version of the workflow beside it"
 
 
-def note_of(release: Release) -> Note:
+def note_of(release: Release) -> Note:  # noqa: C901 - a case for each kind of release
     """Return what history keeps of a release."""
     match release:
         case ActivityCompleted():  # by far the most frequent: without a pattern for its fields
@@ -85,12 +95,14 @@ def note_of(release: Release) -> Note:
             return Note(EventKind.CHILD_CLOSED, activity_id, end)
         case CancelRequested(reason):
             return Note(EventKind.CANCEL_REQUESTED, None, reason)
+        case Resumed(resumption):
+            return Note(EventKind.RUN_RESUMED, None, resumption)
         case _:
             assert_never(release)
 
 
 def release_of(event: Event) -> Release | None:
-    """Return the release that an event records; None for markers and for what closes a run.
+    """Return the release that an event records; None for markers, for what closes a run, and for what is for people.
 
     Raises:
         NondeterminismError: The event's kind is not one that this romancy knows, or it has no id.
@@ -105,11 +117,11 @@ def release_of(event: Event) -> Release | None:
             return MessageReceived(key.partition(":")[2], payload, 0, key)
         case EventKind.CANCEL_REQUESTED:
             return CancelRequested(payload)
-        case EventKind.ACTIVITY_SCHEDULED | EventKind.TIMER_STARTED | EventKind.TIMER_CANCELLED:
-            return None
-        case _ if kind in _OUTCOMES:
+        case EventKind.RUN_RESUMED:
+            return Resumed(payload)
+        case _ if kind in OUTCOMES:
             return Answered(EventKind(kind), key, payload)
-        case _ if kind in MARKERS or kind in CLOSINGS:
+        case _ if kind in _PASSED_OVER:
             return None
         case _:
             msg = f"event {event.seq} has the unknown kind {kind}: it was written by a newer romancy"

@@ -221,7 +221,7 @@ class Observer:
         event = MessageEvent(
             channel=call.name,
             activity_id=call.activity_id,
-            message_id=run.message_id(call.activity_id),
+            message_id=run.names.message_id(call.activity_id),
             to=call.to,
             sender=run.instance_id,
             headers=self._trace.headers(),

@@ -95,6 +95,7 @@ class Operations:
         """
         # The classes are asked for by identity: isinstance of an abstract class's child costs as much as the rest.
         cls = type(call)
+        call.scheduled_at = self._run.loop.stamp
         if cls is ActivityCall:
             self._ask_for_activity(cast("ActivityCall[object]", call))
         elif cls is RequestCall:
@@ -123,8 +124,9 @@ class Operations:
             check_size(call.arguments, run.payload_limit, subject)
         call.attempt = 1
         call.not_before = 0
-        call.scheduled_at = stamp = run.loop.stamp
-        self.commands[activity_id] = RunActivity(activity_id, call, 1, 0, stamp)
+        if run.names.mark:
+            call.mark = run.names.suffix
+        self.commands[activity_id] = RunActivity(activity_id, call, 1, 0, call.scheduled_at)
         self.underway[activity_id] = call
         if call.definition.is_armed_early:
             run.undoing.attempted(call)
@@ -410,6 +412,7 @@ class Operations:
         if isinstance(call, WorkflowCall):
             try:
                 check_started(release.outcome, call)
+                call.is_started = True
             except InstanceAlreadyExistsError as exc:
                 del self.pending[release.activity_id]
                 settle(_taken(call), None, exc)

@@ -13,12 +13,14 @@ from romancy.core.events import (
     MessageReceived,
     Note,
     Release,
+    Resumed,
     TimerFired,
 )
 from romancy.core.failures import failure_of
 from romancy.replay.journal import Journal, RecordedTurn, missing, note_of, turns_of, unreached
 from romancy.replay.loop import TurnInterrupted
 from romancy.replay.operations import is_result
+from romancy.replay.resuming import override, resume
 from romancy.replay.turn import RunBlocked, Turn
 
 if TYPE_CHECKING:
@@ -110,9 +112,13 @@ class Turning:
                 raise self.fatal
             run.turn = turn.number
         run.journal.finish()
-        for call in run.operations.requested():
-            if not run.journal.has_end_of(call.activity_id):  # the outcome is recorded with the asking
-                raise missing(call.activity_id, "?")
+        resumed = next((each for each in pending.releases if isinstance(each, Resumed)), None) if pending else None
+        if resumed is not None:
+            override(run, resumed)  # before anybody begins what is outstanding
+        else:
+            for call in run.operations.requested():
+                if not run.journal.has_end_of(call.activity_id):  # the outcome is recorded with the asking
+                    raise missing(call.activity_id, "?")
         run.journal = None
         run.loop.is_muted = False
         return pending
@@ -267,6 +273,9 @@ class Turning:
             case ChildClosed():
                 is_wanted = run.operations.child_closed(release)
                 self._consume(release.inbox_seq)  # nobody else will ever want it
+            case Resumed():
+                is_wanted = True
+                resume(run, release)
             case _:
                 is_wanted = run.operations.deliver(release)
         return is_wanted

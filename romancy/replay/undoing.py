@@ -6,7 +6,10 @@ import asyncio
 import contextvars
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from romancy.core.calls import ActivityCall, Call
+from romancy.core.events import EventKind, Note
 from romancy.core.failures import Failure, failure_of
 from romancy.errors import CompensationError
 from romancy.replay.bugs import is_bug
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from romancy.replay.execution import Execution
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 class Block:
@@ -233,6 +239,9 @@ class Undoing:
             call.resume()
         elif isinstance(call, ActivityCall) and call.definition.undo is not None:
             compensation = ActivityCall(call.definition.undo, (armed.result, *call.args), call.kwargs)
+        if self._run.journal is None:
+            note = Note(EventKind.COMPENSATION_STARTED, compensation.activity_id, _encode(call.activity_id))
+            self._run.note(note)
         if armed.failure is not None:
             self.failures += (_uncertainty(armed, f"compensation {compensation.activity_id!r} was told so"),)
         try:

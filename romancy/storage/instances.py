@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from romancy.core.records import (
+    ChildLink,
     Creation,
     InboxKind,
     Instance,
@@ -180,7 +181,7 @@ async def terminate(tx: Tx, id: str, failure: bytes, *, is_recursive: bool) -> l
         InstanceNotFoundError: No instance has the id.
         InstanceClosedError: It has ended already, and so have its children.
     """
-    target = await _locked(tx, id)
+    target = await locked(tx, id)
     effects = Effects(tx)
     is_closed = target.status >= Status.COMPLETED
     if not is_closed:
@@ -203,7 +204,7 @@ async def pause(tx: Tx, id: str) -> None:
         InstanceClosedError: It has ended.
         WorkflowBlockedError: It is blocked.
     """
-    target = await _locked(tx, id)
+    target = await locked(tx, id)
     if target.status >= Status.COMPLETED:
         raise InstanceClosedError(f"instance {id!r} has ended: it can't be paused")
     if target.status == Status.BLOCKED:
@@ -219,7 +220,7 @@ async def unpause(tx: Tx, id: str) -> None:
         InstanceNotFoundError: No instance has the id.
         InstanceClosedError: It has ended.
     """
-    if (await _locked(tx, id)).status >= Status.COMPLETED:
+    if (await locked(tx, id)).status >= Status.COMPLETED:
         raise InstanceClosedError(f"instance {id!r} has ended: it can't go on")
     await tx.run(instances.UNPAUSE, tx.now, id)
 
@@ -232,7 +233,7 @@ async def purge(tx: Tx, id: str, *, is_recursive: bool) -> list[int]:
         InstanceRunningError: It, or what it has started, has not ended.
     """
     try:
-        target = await _locked(tx, id)
+        target = await locked(tx, id)
     except InstanceNotFoundError:
         if tx.may_be_done:
             return []  # it was this that has purged it
@@ -259,13 +260,27 @@ async def purge(tx: Tx, id: str, *, is_recursive: bool) -> list[int]:
 
 async def page(tx: Tx, where: InstanceFilter, after: int, limit: int) -> list[Instance]:
     """Read instances in the order of their keys."""
-    statement = instances.listing(
-        has_workflow=where.workflow is not None,
-        has_statuses=where.statuses is not None,
-        has_prefix=bool(where.id_prefix),
-        has_custom_status=where.custom_status is not None,
-        tags=len(where.tags),
-    )
+    found = await tx.rows(instances.listing(**_terms_of(where)), *_values_of(where, after), limit)
+    return [instance_of(row) for row in found]
+
+
+async def count(tx: Tx, where: InstanceFilter, after: int) -> int:
+    """Count the instances that a filter admits."""
+    row = await tx.row(instances.counting(**_terms_of(where)), *_values_of(where, after))
+    return 0 if row is None else row[0]
+
+
+def _terms_of(where: InstanceFilter) -> dict[str, Any]:
+    return {
+        "has_workflow": where.workflow is not None,
+        "has_statuses": where.statuses is not None,
+        "has_prefix": bool(where.id_prefix),
+        "has_custom_status": where.custom_status is not None,
+        "tags": len(where.tags),
+    }
+
+
+def _values_of(where: InstanceFilter, after: int) -> list[object]:
     values: list[object] = [part for tag in where.tags.items() for part in tag]
     values.append(after)
     if where.workflow is not None:
@@ -276,12 +291,27 @@ async def page(tx: Tx, where: InstanceFilter, after: int, limit: int) -> list[In
         values += [where.id_prefix, where.id_prefix + _LAST_CHARACTER]
     if where.custom_status is not None:
         values.append(where.custom_status)
-    return [instance_of(row) for row in await tx.rows(statement, *values, limit)]
+    return values
 
 
 async def get_many(tx: Tx, keys: Sequence[int]) -> list[Instance]:
     """Read instances' rows, in the order of their keys; a purged one is missing."""
     return sorted((instance_of(row) for row in await tx.rows(instances.BY_KEYS, list(keys))), key=lambda it: it.key)
+
+
+async def links(tx: Tx, key: int) -> list[ChildLink]:
+    """Read the children of an instance."""
+    rows = await tx.rows(children.LINKS, key)
+    return [
+        ChildLink(run, activity_id, child, id, workflow, Status(status), policy)
+        for run, activity_id, child, id, workflow, status, policy in rows
+    ]
+
+
+async def last_key(tx: Tx) -> int | None:
+    """Return the greatest key of an instance."""
+    row = await tx.row(instances.LAST_KEY)
+    return None if row is None else row[0]
 
 
 async def count_open(tx: Tx) -> OpenCounts:
@@ -301,7 +331,12 @@ async def standings(tx: Tx, keys: Sequence[int]) -> dict[int, Standing]:
     return {key: Standing(Status(status), *others) for key, status, *others in found}
 
 
-async def _locked(tx: Tx, id: str) -> Row:
+async def locked(tx: Tx, id: str) -> Row:
+    """Lock an instance.
+
+    Raises:
+        InstanceNotFoundError: There is none.
+    """
     for row in (await tx.lock(ids=[id])).values():
         return row
     raise InstanceNotFoundError(f"no instance has the id {id!r}")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from romancy.core.events import Event
     from romancy.core.records import (
         Accepted,
+        Branch,
+        ChildLink,
         Claims,
         Creation,
         Elder,
@@ -336,6 +338,18 @@ class Storage(Protocol):
         """Read instances' rows, in the order of their keys; a purged one is missing."""
         ...
 
+    async def children(self, key: int) -> Sequence[ChildLink]:
+        """Read the children of an instance that have not been purged, by run, in the order of their creation."""
+        ...
+
+    async def count(self, where: InstanceFilter, *, after: int = 0) -> int:
+        """Count the instances with ``key > after`` that `list` would read."""
+        ...
+
+    async def last_key(self) -> int | None:
+        """Return the greatest key of an instance; None: there are none."""
+        ...
+
     async def count_open(self) -> OpenCounts:
         """Count the instances that have not ended."""
         ...
@@ -392,6 +406,46 @@ class Storage(Protocol):
         Raises:
             InstanceNotFoundError: No instance has the id.
             InstanceRunningError: It, or one of the others, has not ended; nothing is deleted.
+        """
+        ...
+
+    async def unblock(self, id: str) -> None:
+        """Let any worker try a blocked instance again, now, with whatever code it has. Its recoveries count anew.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceRunningError: It is not blocked.
+        """
+        ...
+
+    async def rewind(self, branches: Sequence[Branch]) -> None:
+        """Let instances that have failed go on in another way, all of them or none; claimable now.
+
+        What comes after a branch's cut is deleted, and its events are there instead. What had been received since is
+        unread again; subscriptions are open again, from now on; of children that had not ended by the cut the end is
+        (or will be) told, those that were started after it are its children no more. The parents of the instances are
+        those of before.
+
+        Args:
+            branches: In the order of parents before their children.
+
+        Raises:
+            InstanceNotFoundError: There is no such instance any more, or it was started anew.
+            InstanceRunningError: One of them does not stand as it did, or its end is known to a parent that goes on.
+        """
+        ...
+
+    async def branch(self, new: NewInstance, branch: Branch) -> Creation:
+        """Create an instance whose history begins as another one's, which is left as it is; claimable now.
+
+        ``new.trace_context`` and ``tags`` are its own; its run has the number of the other's. The branch's first event
+        comes before the copied ones, which have numbers that are higher by one; the others follow them. The other's
+        children that had not ended by the cut are attached to both; its subscriptions are open from now on.
+
+        Raises:
+            InstanceAlreadyExistsError: The id is taken.
+            InstanceNotFoundError: There is no such instance any more, or it was started anew.
+            InstanceRunningError: The other has begun another run since.
         """
         ...
 

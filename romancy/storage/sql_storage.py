@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeAlias, TypeVar
 from romancy.activities.transaction import current_scope
 from romancy.core.events import Event
 from romancy.core.records import HandedOut
-from romancy.storage import claims, commit, instances, publishing, retention, sessions
+from romancy.storage import branching, claims, commit, instances, publishing, retention, sessions
 from romancy.storage.sql import history, topics
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from romancy.core.clock import Clock
     from romancy.core.records import (
         Accepted,
+        Branch,
+        ChildLink,
         Claims,
         Creation,
         Elder,
@@ -260,6 +262,34 @@ class SqlStorage(ABC, Generic[J]):
         """
         return await self._progress(lambda tx: instances.purge(tx, id, is_recursive=is_recursive))
 
+    async def unblock(self, id: str) -> None:
+        """Let any worker try a blocked instance again, now.
+
+        Raises:
+            InstanceNotFoundError: No instance has the id.
+            InstanceRunningError: It is not blocked.
+        """
+        await self._progress(lambda tx: branching.unblock(tx, id))
+
+    async def rewind(self, branches: Sequence[Branch]) -> None:
+        """Let instances that have failed go on in another way, all of them or none; claimable now.
+
+        Raises:
+            InstanceNotFoundError: There is no such instance any more, or it was started anew.
+            InstanceRunningError: One of them does not stand as it did, or its end is known to a parent that goes on.
+        """
+        await self._progress(lambda tx: branching.rewind(tx, branches))
+
+    async def branch(self, new: NewInstance, branch: Branch) -> Creation:
+        """Create an instance whose history begins as another one's, which is left as it is; claimable now.
+
+        Raises:
+            InstanceAlreadyExistsError: The id is taken.
+            InstanceNotFoundError: There is no such instance any more, or it was started anew.
+            InstanceRunningError: The other has begun another run since.
+        """
+        return await self._progress(lambda tx: branching.branch(tx, new, branch))
+
     # What owners do
 
     @abstractmethod
@@ -316,6 +346,18 @@ class SqlStorage(ABC, Generic[J]):
     async def get_many(self, keys: Sequence[int]) -> list[Instance]:
         """Read instances' rows, in the order of their keys; a purged one is missing."""
         return await self._look(lambda tx: instances.get_many(tx, keys))
+
+    async def children(self, key: int) -> Sequence[ChildLink]:
+        """Read the children of an instance that have not been purged, by run, in the order of their creation."""
+        return await self._look(lambda tx: instances.links(tx, key))
+
+    async def count(self, where: InstanceFilter, *, after: int = 0) -> int:
+        """Count the instances with ``key > after`` that `list` would read."""
+        return await self._look(lambda tx: instances.count(tx, where, after))
+
+    async def last_key(self) -> int | None:
+        """Return the greatest key of an instance; None: there are none."""
+        return await self._look(instances.last_key)
 
     async def count_open(self) -> OpenCounts:
         """Count the instances that have not ended."""

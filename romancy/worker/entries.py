@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from romancy.core.calls import ReceiveCall, WorkflowCall
+from romancy.core.calls import ActivityCall, ReceiveCall, WorkflowCall
 from romancy.core.commands import CancelActivity, RunActivity
 from romancy.core.failures import Failure, encode_failure
 from romancy.core.records import LEAVE, Entry, NextRun, Status
@@ -178,15 +178,21 @@ def waiting_on(execution: Execution) -> bytes:
     """Return, as JSON, what a parked run waits for."""
     waits: list[dict[str, object]] = []
     for call in execution.pending_calls():
-        wait: dict[str, object] = {"kind": call.kind.value, "id": call.activity_id}
+        since = execution.instant(call.scheduled_at)
+        wait: dict[str, object] = {"kind": call.kind.value, "id": call.activity_id, "since": since}
         if isinstance(call, ReceiveCall):
             wait["channel"] = call.name
         elif isinstance(call, WorkflowCall):
             wait["instance"] = call.child_id
+        elif isinstance(call, ActivityCall):
+            wait["attempt"] = f"{call.attempt:d}"
+            if call.not_before:
+                wait["until"] = execution.instant(call.not_before)
         waits.append(wait)
     for activity_id, child in execution.operations.children.held.items():
         if not child.closed.done():
-            waits.append({"kind": "child", "id": activity_id, "instance": child.id})
+            since = execution.instant(child.since)
+            waits.append({"kind": "child", "id": activity_id, "since": since, "instance": child.id})
     timer = execution.timers.earliest()
     if timer is not None:
         waits.append({"kind": "timer", "id": timer.timer_id, "until": execution.instant(timer.deadline)})

@@ -8,6 +8,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
+from romancy.core.events import copied_by
 from romancy.core.records import SessionInfo
 from romancy.core.versions import version_key
 from romancy.errors import StorageError
@@ -352,6 +353,7 @@ class Worker:
             deadline=instance.deadline,
             newest=self._newest_of,
             trace=self._watching.trace_of(instance.trace_context, instance.execution_id, instance.run),
+            copied=copied_by(claim.history),
         )
         execution.is_begun_elsewhere = instance.next_seq == 0 and instance.begun_by not in {None, self._build}
         return execution

@@ -201,7 +201,7 @@ class Channel(Generic[T]):
                 to,
                 self.name,
                 body,
-                execution.message_id(activity_id),
+                execution.names.message_id(activity_id),
                 encoded,
             )
 
@@ -223,7 +223,7 @@ class Channel(Generic[T]):
         encoded = encode_headers(headers, execution.trace)
 
         def ask(activity_id: str) -> Publish:
-            return Publish(activity_id, self.name, body, execution.message_id(activity_id), encoded)
+            return Publish(activity_id, self.name, body, execution.names.message_id(activity_id), encoded)
 
         return RequestCall(CallKind.PUBLISH, self.name, ask, partial(check_sent, self.name, ""))
 

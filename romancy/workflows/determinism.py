@@ -13,7 +13,6 @@ from romancy.core.durations import seconds_of
 from romancy.core.events import EventKind
 from romancy.core.signatures import Signature
 from romancy.replay.context import current_execution
-from romancy.replay.ids import derived_random, derived_uuid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +38,7 @@ def uuid4() -> UUID:
         OutsideWorkflowError: No workflow runs here.
     """
     execution = current_execution("uuid4()")
-    return derived_uuid(execution.execution_id, execution.run, execution.loop.scope())
+    return execution.names.uuid(execution.loop.scope())
 
 
 def random() -> float:
@@ -49,7 +48,7 @@ def random() -> float:
         OutsideWorkflowError: No workflow runs here.
     """
     execution = current_execution("random()")
-    return derived_random(execution.execution_id, execution.run, execution.loop.scope())
+    return execution.names.random(execution.loop.scope())
 
 
 def side_effect(fn: Callable[[], T]) -> T:

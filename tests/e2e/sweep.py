@@ -16,7 +16,7 @@ from romancy import App, StorageError, WorkflowFailedError, activity_info
 from romancy.client.handle import Handle
 from romancy.core.calls import Call
 from romancy.core.definitions import Workflow
-from romancy.core.events import EventKind
+from romancy.core.events import Event, EventKind
 from romancy.core.records import InstanceFilter
 from romancy.storage.protocol import Storage
 from romancy.storage.urls import storage_at
@@ -98,7 +98,7 @@ class Universe:
             (f"{instance.execution_id:016x}", run, event.activity_id)
             for instance in await self.database.list(InstanceFilter())
             for run in range(instance.run + 1)
-            for event in await self.database.history(instance.key, run=run)
+            for event in _own(await self.database.history(instance.key, run=run))
             if event.kind in {EventKind.ACTIVITY_COMPLETED, EventKind.ACTIVITY_FAILED}
         ]
         told = self.watch.outcomes()
@@ -200,6 +200,12 @@ async def sweep(
             if not first.has_failed:
                 assert fail_at > at_least
                 return
+
+
+def _own(events: Sequence[Event]) -> Sequence[Event]:
+    """Leave out what was copied from another instance."""
+    kinds = [event.kind for event in events]
+    return events[kinds.index(EventKind.RUN_RESUMED) :] if EventKind.RUN_COPIED in kinds else events
 
 
 async def begin(app: App, make_call: Callable[[], Call[R]], id: str, **options: Any) -> Handle[R]:

@@ -284,6 +284,7 @@ async def test_instance_out_of_time_cleans_up_undoes_and_is_timed_out(make_app: 
             "activity_completed",
             "time_limit_reached",
             "activity_completed",
+            "compensation_started",
             "activity_completed",
             "run_timed_out",
         ]

@@ -314,6 +314,7 @@ def test_run_out_of_time_is_cancelled_once_cleans_up_undoes_and_ends_as_timed_ou
         "activity_completed",
         "time_limit_reached",
         "activity_completed",
+        "compensation_started",
         "activity_completed",
         "run_timed_out",
     ]

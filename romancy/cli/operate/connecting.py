@@ -14,8 +14,13 @@ from romancy.app import App
 from romancy.client.client import Client
 from romancy.errors import RomancyError
 
+NOT_AGREED = 1
+"""The exit status of a command that was not agreed to."""
 UNUSABLE = 2
 """The exit status of a command that was given something that it can't use: an id, a URL, a filter."""
+
+INTERRUPTED = 130
+"""The exit status of a command that was interrupted."""
 
 Url: TypeAlias = Annotated[str, Parameter(env_var="ROMANCY_URL", help="The database; by default $ROMANCY_URL.")]
 Json: TypeAlias = Annotated[bool, Parameter(negative=(), help="Print JSON.")]
@@ -24,9 +29,16 @@ Yes: TypeAlias = Annotated[bool, Parameter(name=["--yes", "-y"], negative=(), he
 
 def run(url: str, work: Callable[[Client], Awaitable[int]]) -> int:
     """Do a command's work on an open database, and return its exit status; an error is one line."""
+    return one_line(lambda: asyncio.run(_run(url, work)))
+
+
+def one_line(work: Callable[[], int]) -> int:
+    """Do something, and return its exit status; what it can't use is told in one line."""
     logging.getLogger("romancy").addHandler(logging.NullHandler())  # what is wrong is told once, by the line below
     try:
-        return asyncio.run(_run(url, work))
+        return work()
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except (RomancyError, ValueError, OSError) as exc:
         print(f"romancy: {' '.join(str(exc).split())}", file=sys.stderr)
         return UNUSABLE

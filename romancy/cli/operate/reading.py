@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import msgspec
 from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from romancy.cli.operate.connecting import Json, Url, run
+from romancy.cli.operate.printing import COLOURS, print_json, time_of
+from romancy.cli.operate.selecting import Tags, tags_of
 from romancy.client.client import Client
-from romancy.client.info import HistoryEvent, InstanceInfo
+from romancy.client.info import InstanceInfo
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-_COLOURS = {
-    "completed": "green",
-    "failed": "red",
-    "blocked": "red",
-    "timed_out": "red",
-    "cancelled": "yellow",
-    "terminated": "yellow",
-    "paused": "yellow",
-}
 _LONGEST_PAYLOAD = 200
 
 
@@ -36,7 +24,7 @@ def list_(
     workflow: str | None = None,
     status: str | None = None,
     id_prefix: str | None = None,
-    tag: Annotated[tuple[str, ...], Parameter(negative=(), help="A tag that it must have, as name:value.")] = (),
+    tag: Tags = (),
     after: str | None = None,
     limit: int = 50,
     json: Json = False,
@@ -58,11 +46,11 @@ def list_(
 
     async def work(client: Client) -> int:
         found = await client.list(
-            workflow=workflow, status=status, id_prefix=id_prefix, tags=_tags_of(tag), after=after, limit=limit
+            workflow=workflow, status=status, id_prefix=id_prefix, tags=tags_of(tag), after=after, limit=limit
         )
         following = found[-1].cursor if len(found) == limit else None
         if json:
-            _print_json({"instances": found, "next": following})
+            print_json({"instances": found, "next": following})
             return 0
         Console().print(_table_of(found))
         if following is not None:
@@ -73,9 +61,11 @@ def list_(
 
 
 def history(
-    id: str, *, url: Url, number: Annotated[int | None, Parameter(name="--run")] = None, json: Json = False
+    id: str, /, *, url: Url, number: Annotated[int | None, Parameter(name="--run")] = None, json: Json = False
 ) -> int:
     """Print what a run of an instance has recorded.
+
+    With --json an object is printed that holds all that is needed to replay the run elsewhere: see SavedHistory.
 
     Args:
         id: The instance's id.
@@ -83,32 +73,22 @@ def history(
     """
 
     async def work(client: Client) -> int:
-        events = await (await client.get(id)).history(run=number)
+        handle = await client.get(id)
         if json:
-            _print_json([_event_of(event) for event in events])
+            print_json(await handle.saved_history(run=number))
             return 0
+        events = await handle.history(run=number)
         table = Table(box=None, pad_edge=False)
         for heading in ("seq", "turn", "at", "kind", "activity", "payload"):
             table.add_column(heading, overflow="fold")
         for event in events:
             payload = (event.payload or "")[:_LONGEST_PAYLOAD]
-            shown = (f"{event.seq}", f"{event.turn}", _time_of(event.at), event.kind, event.activity_id or "", payload)
+            shown = (f"{event.seq}", f"{event.turn}", time_of(event.at), event.kind, event.activity_id or "", payload)
             table.add_row(*map(Text, shown))
         Console().print(table)
         return 0
 
     return run(url, work)
-
-
-def _tags_of(given: tuple[str, ...]) -> Mapping[str, str]:
-    found: dict[str, str] = {}
-    for each in given:
-        name, colon, value = each.partition(":")
-        if not colon:
-            msg = f"--tag {each!r} must be a tag and its value, such as customer:7"
-            raise ValueError(msg)
-        found[name] = value
-    return found
 
 
 def _table_of(found: list[InstanceInfo]) -> Table:
@@ -117,20 +97,7 @@ def _table_of(found: list[InstanceInfo]) -> Table:
         table.add_column(heading, overflow="fold")
     for info in found:
         waiting = ", ".join(wait.get("channel") or wait.get("instance") or wait["id"] for wait in info.waiting_on)
-        status = Text(info.status, _COLOURS.get(info.status, ""))
+        status = Text(info.status, COLOURS.get(info.status, ""))
         waiting = "" if info.closed_at is not None else waiting
-        table.add_row(Text(info.id), Text(info.workflow), status, _time_of(info.created_at), Text(waiting))
+        table.add_row(Text(info.id), Text(info.workflow), status, time_of(info.created_at), Text(waiting))
     return table
-
-
-def _event_of(event: HistoryEvent) -> dict[str, object]:
-    payload = msgspec.Raw(b"null" if event.payload is None else event.payload.encode())
-    return {**msgspec.structs.asdict(event), "payload": payload}
-
-
-def _time_of(instant: datetime) -> str:
-    return f"{instant.astimezone():%Y-%m-%d %H:%M:%S}"
-
-
-def _print_json(value: object) -> None:
-    print(msgspec.json.format(msgspec.json.encode(value)).decode())

@@ -32,6 +32,15 @@ LAST_PAYLOAD = (
 
 LAST_TURN = "SELECT turn FROM history WHERE key = ? AND run = ? ORDER BY seq DESC LIMIT 1"
 
+# The first event of a copy says what it is a copy of.
+COPY = (
+    "INSERT INTO history (key, run, seq, turn, stamp, kind, activity_id, payload)"
+    " SELECT CAST(? AS bigint), run, seq + ?, turn, stamp, kind, activity_id, payload FROM history"
+    " WHERE key = ? AND run = ? AND seq < ?"
+)
+
+CUT = "DELETE FROM history WHERE key = ? AND run = ? AND seq >= ?"
+
 DELETE = "DELETE FROM history WHERE key = ?"
 
 # Of all runs.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from romancy.core.records import Instance, Status
 from romancy.storage.rows import Advance, Opening, Reach, Row, Settlement
 from romancy.storage.sql import Batch, Dialects, insert, names, rows, types, update
@@ -52,6 +54,8 @@ BY_KEY = f"SELECT {_COLUMNS} FROM instances WHERE key = ?"
 
 BY_KEYS = f"SELECT {_COLUMNS} FROM instances WHERE key IN (SELECT value FROM json_each(?))"
 
+LAST_KEY = "SELECT max(key) FROM instances"
+
 OPEN = (
     "SELECT status, count(*), count(CASE WHEN session IS NULL THEN 1 END)"
     " FROM instances WHERE closed_at IS NULL GROUP BY status"
@@ -100,6 +104,13 @@ def listing(
         terms.append("custom_status = ?")
     columns = names(Instance.__struct_fields__, "instances")
     return f"SELECT {columns} FROM {source} WHERE {' AND '.join(terms)} ORDER BY {key} LIMIT ?"
+
+
+def counting(**wanted: Any) -> str:
+    """Render the query that counts what `listing` would list, with the same parameters but for the page's size."""
+    query = listing(**wanted)
+    source = query[query.index(" FROM ") : query.index(" ORDER BY ")]
+    return f"SELECT count(*){source}"
 
 
 _ROWS = f"SELECT {names(Row._fields)} FROM instances WHERE"
@@ -279,6 +290,21 @@ FREE_AND_COUNT = (
 END = (
     "UPDATE instances SET session = NULL, wake_at = NULL, waiting_on = NULL, reason = NULL, build = NULL,"
     " status = ?, closed_at = ?, next_seq = next_seq + 1 WHERE key = ?"
+)
+
+# Nobody owns what has ended; whoever claims it next reads its whole inbox.
+REOPEN = (
+    f"UPDATE instances SET status = {Status.RUNNING:d}, wake_at = ?, closed_at = NULL, reason = NULL, build = NULL,"
+    " waiting_on = NULL, recoveries = 0, next_seq = ?, drained_seq = ?, deadline = ? WHERE key = ?"
+)
+
+CONTINUE = (
+    f"UPDATE instances SET status = {Status.RUNNING:d}, run = ?, next_seq = ?, drained_seq = ?, started_at = ?,"
+    " runtime = ?, begun_by = ?, ties = ? WHERE key = ?"
+)
+
+UNBLOCK = (
+    f"UPDATE instances SET wake_at = ?, build = NULL, recoveries = 0 WHERE key = ? AND status = {Status.BLOCKED:d}"
 )
 
 # A comparison of rows would walk through all instances of the present lane.

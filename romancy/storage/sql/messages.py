@@ -29,6 +29,8 @@ INSERT_DELIVERY = insert("deliveries", ("key", "message_id", "at"))
 
 IS_DELIVERED = "SELECT 1 FROM deliveries WHERE key = ? AND message_id = ?"
 
+FORGET_DELIVERIES = "DELETE FROM deliveries WHERE key = ? AND message_id >= ? AND message_id < ?"
+
 DELETE_DELIVERIES = "DELETE FROM deliveries WHERE key = ?"
 
 DELETE_OLD_DELIVERIES = (

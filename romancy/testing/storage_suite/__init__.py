@@ -51,6 +51,7 @@ pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgut
 
 # ruff: noqa: E402 - the imports that must come after that
 from romancy.testing.storage_suite.acknowledgements import AcknowledgementsSuite
+from romancy.testing.storage_suite.branching import BranchingSuite
 from romancy.testing.storage_suite.changes import ChangesSuite, WaitingSuite
 from romancy.testing.storage_suite.children import ChildrenSuite
 from romancy.testing.storage_suite.claims import ClaimsSuite
@@ -91,6 +92,7 @@ class OneProcessSuite(
     HoldersSuite,
     ChildrenSuite,
     FamiliesSuite,
+    BranchingSuite,
     HeartbeatsSuite,
     TransactionsSuite,
     RetentionSuite,
@@ -109,6 +111,7 @@ class StorageSuite(OneProcessSuite, ManyProcessesSuite):
 __all__ = [
     "TABLES",
     "AcknowledgementsSuite",
+    "BranchingSuite",
     "ChangesSuite",
     "ChildrenSuite",
     "ClaimsSuite",

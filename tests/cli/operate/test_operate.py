@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
 from romancy import App, Channel, activity, workflow
+from romancy.cli.commands import COMMANDS
+
+from .shell import ROOT, parked, romancy
 
 pytestmark = pytest.mark.anyio
 
-ROOT = Path(__file__).parents[3]
 words: Channel[str] = Channel("operate.words", str)
 
 
@@ -29,44 +28,6 @@ async def act(text: str) -> str:
 async def waits(text: str = "text") -> str:
     first = await act(text)
     return first + await words.receive()
-
-
-class Done(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-async def url(request: pytest.FixtureRequest, anyio_backend: str, tmp_path: Path) -> AsyncIterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'test.db'}"
-        return
-    server = request.getfixturevalue("postgres")
-    async with server.schema() as schema:
-        yield f"{server.dsn}&schema={schema}"
-
-
-async def romancy(*arguments: str, url: str | None) -> Done:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "140"}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "romancy", *arguments),
-        env=environment if url is None else {**environment, "ROMANCY_URL": url},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    return Done(process.returncode or 0, out.decode(), err.decode())
-
-
-async def parked(app: App, id: str) -> None:
-    while not (await (await app.get(id)).info()).waiting_on:
-        await asyncio.sleep(0.005)
 
 
 async def test_instances_are_listed_and_read_while_a_worker_runs(url: str) -> None:
@@ -86,8 +47,10 @@ async def test_instances_are_listed_and_read_while_a_worker_runs(url: str) -> No
         assert ([each["id"] for each in rest["instances"]], rest["next"]) == (["n2"], None)
         odd = (await romancy("list", "--tag", "parity:1", "--status", "running", "--json", url=url)).json
         assert [each["id"] for each in odd["instances"]] == ["n1"]
-        events = (await romancy("history", "n0", "--json", url=url)).json
-        assert [(event["kind"], event["payload"]) for event in events] == [("activity_completed", "text")]
+        saved = (await romancy("history", "n0", "--json", url=url)).json
+        assert [(event["kind"], event["payload"]) for event in saved["events"]] == [("activity_completed", "text")]
+        told = (saved["format"], saved["workflow"], saved["input"], saved["drained"])
+        assert told == (1, "operate_waits", {"text": "text"}, 1)
         assert "operate_act" in (await romancy("history", "n0", url=url)).out
 
 
@@ -204,13 +167,15 @@ async def test_bad_url_is_one_line_and_makes_nothing(bad: str, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_url_must_be_given() -> None:
-    assert (await romancy("list", url=None)).status != 0
+@pytest.mark.parametrize("arguments", [("list",), ("nonsense",), ("show",), ("list", "--limit", "x"), ("list", "--no")])
+async def test_what_can_t_be_understood_is_one_line_and_exit_2(arguments: tuple[str, ...]) -> None:
+    done = await romancy(*arguments, url=None)
+    assert (done.status, done.out, len(done.err.splitlines())) == (2, "", 1), done.err
 
 
 @pytest.mark.parametrize(
     "command",
-    ["list", "history", "send", "cancel", "terminate", "pause", "unpause", "purge", "check", "demo", "worker"],
+    sorted(COMMANDS),
 )
 async def test_help_tells_of_every_parameter(command: str) -> None:
     listing = await romancy("--help", url=None)
