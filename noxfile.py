@@ -8,7 +8,7 @@ from __future__ import annotations
 import nox
 
 nox.needs_version = ">=2024.4.15"
-nox.options.sessions = ["tests", "lint", "types", "imports"]
+nox.options.sessions = ["tests", "lint", "types", "imports", "docs"]
 nox.options.reuse_existing_virtualenvs = True
 
 # Exact, so that a check that passed today passes tomorrow; raise them on purpose.
@@ -54,6 +54,15 @@ def imports(session: nox.Session) -> None:
     """Check that imports point down the layers only."""
     session.install(IMPORT_LINTER)
     session.run("lint-imports")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation, warnings as errors; an argument after `--` says where to. Its programs are tests."""
+    session.install(".[docs,cli,postgres,otel,fastapi,aiohttp,cloudevents]", "pytest")  # the storage suite needs it
+    target = session.posargs[0] if session.posargs else f"{session.create_tmp()}/html"
+    for builder, place in (("html", target), ("doctest", f"{session.create_tmp()}/doctest")):
+        session.run("sphinx-build", "-W", "--keep-going", "-q", "-E", "-b", builder, "docs", place)
 
 
 @nox.session

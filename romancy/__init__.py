@@ -6,9 +6,11 @@ from romancy.activities.context import ActivityInfo, activity_info
 from romancy.activities.heartbeat import complete_later, heartbeat
 from romancy.activities.transaction import Connection, SqlResult, connection
 from romancy.app import App
+from romancy.client.bulk import Bulk, BulkProgress, Matching
 from romancy.client.client import Client
 from romancy.client.handle import Handle
-from romancy.client.info import HistoryEvent, InstanceInfo, RunInfo
+from romancy.client.info import ChildInfo, HistoryEvent, InstanceInfo, RunInfo, SavedEvent, SavedHistory
+from romancy.client.timeline import Happening
 from romancy.core.calls import Call
 from romancy.core.definitions import activity, workflow
 from romancy.core.hooks import Hooks
@@ -61,10 +63,13 @@ __all__ = [
     "ActivityInfo",
     "ActivityTimedOutError",
     "App",
+    "Bulk",
+    "BulkProgress",
     "Call",
     "Channel",
     "ChannelModeError",
     "ChildHandle",
+    "ChildInfo",
     "ChildWorkflowFailedError",
     "Client",
     "CodecError",
@@ -72,6 +77,7 @@ __all__ = [
     "Connection",
     "DefinitionError",
     "Handle",
+    "Happening",
     "HistoryEvent",
     "Hooks",
     "InstanceAlreadyExistsError",
@@ -79,6 +85,7 @@ __all__ = [
     "InstanceInfo",
     "InstanceNotFoundError",
     "InstanceRunningError",
+    "Matching",
     "Message",
     "NoAppError",
     "NonRetryableError",
@@ -90,6 +97,8 @@ __all__ = [
     "RetryPolicy",
     "RomancyError",
     "RunInfo",
+    "SavedEvent",
+    "SavedHistory",
     "SchemaVersionError",
     "SessionLostError",
     "SqlResult",

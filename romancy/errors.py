@@ -25,12 +25,12 @@
       ├ SessionLostError
       └ SchemaVersionError
 
-A message says what happened, to which id, and what to do.
+A message says what happened, to which id, and what to do. A traceback ends in a link to the page of the error's class.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -38,8 +38,27 @@ if TYPE_CHECKING:
     from romancy.core.failures import Failure
 
 
+DOCUMENTATION: Final = "https://romancy.readthedocs.io/en/stable"
+"""Where the documentation is read."""
+
+
+def page_of(cls: type[BaseException]) -> str:
+    """Return the address of an error's page; that of the nearest class of ours, for one that is derived from it."""
+    own = next((each for each in cls.__mro__ if each.__module__ == __name__), RomancyError)
+    return f"{DOCUMENTATION}/reference/errors.html#{own.__name__.lower()}"
+
+
 class RomancyError(Exception):
-    """Be the base of everything that romancy raises on purpose."""
+    """Be the base of everything that romancy raises on purpose.
+
+    Each has a note with the address of its page, which the interpreter prints at the end of a traceback.
+    """
+
+    def __new__(cls, *args: Any, **_: Any) -> Self:
+        """Make an error, with its note."""
+        error = super().__new__(cls, *args)
+        error.add_note(f"see {page_of(cls)}")
+        return error
 
 
 class DefinitionError(RomancyError):

@@ -18,6 +18,7 @@ from romancy.errors import (
     RetryAfter,
     RomancyError,
     WorkflowFailedError,
+    page_of,
 )
 
 if TYPE_CHECKING:
@@ -291,7 +292,7 @@ def _values_of(exc: BaseException) -> tuple[tuple[object, ...] | None, dict[str,
             args, rest = exc.args, []
         recorded_args = _through_json(list(cast("tuple[object, ...]", args)))
         state: dict[str, object] = {}
-        for name, value in cast("Mapping[str, object]", (rest and rest[0]) or {}).items():
+        for name, value in _attributes_of(exc, cast("Mapping[str, object]", (rest and rest[0]) or {})).items():
             # Ours, and JSON would not give it back: a number of seconds says the same.
             if isinstance(exc, RetryAfter) and isinstance(value, timedelta):
                 kept = _through_json([value.total_seconds()])
@@ -327,9 +328,23 @@ def _traceback_of(exc: BaseException, message: str) -> str:
         frames = "  (can't be shown)\n"
     cls = type(exc)
     name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-    notes: object = getattr(exc, "__notes__", ())
-    shown = "".join(f"\n{note}" for note in cast("list[object]", notes) if isinstance(note, str))
+    shown = "".join(f"\n{note}" for note in _notes_of(exc))
     return _bounded(f"Traceback (most recent call last):\n{frames}{name}: {message}{shown}")
+
+
+def _attributes_of(exc: BaseException, given: Mapping[str, object]) -> Mapping[str, object]:
+    """Return an exception's attributes without what its class says already."""
+    if not isinstance(exc, RomancyError):
+        return given
+    notes = {"__notes__": own} if (own := _notes_of(exc)) else {}
+    return {name: value for name, value in given.items() if name != "__notes__"} | notes
+
+
+def _notes_of(exc: BaseException) -> list[str]:
+    """Return an exception's notes, without the one that leads to the page of an error of ours."""
+    notes: object = getattr(exc, "__notes__", ())
+    link = f"see {page_of(type(exc))}"
+    return [note for note in cast("list[object]", notes) if isinstance(note, str) and note != link]
 
 
 def _both(first: str, second: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from romancy.errors import (
+    DOCUMENTATION,
     ChannelModeError,
     CodecError,
     InstanceAlreadyExistsError,
@@ -29,7 +30,7 @@ _RETRY_AFTER = {"Retry-After": "1"}
 
 
 class ProblemDocument(msgspec.Struct, frozen=True):
-    """The body of a reply that tells what is wrong; ``type`` is a URN that stays the same for one kind of problem."""
+    """The body of a reply that tells what is wrong; ``type`` is the address of the page that describes the kind."""
 
     type: str
     title: str
@@ -55,7 +56,7 @@ class Problem(Exception):
         super().__init__(detail)
         self.status = status
         self.headers = headers or {}
-        self.document = ProblemDocument(f"urn:romancy:problem:{kind}", title, status.value, detail)
+        self.document = ProblemDocument(f"{DOCUMENTATION}/reference/problems.html#{kind}", title, status.value, detail)
 
     def reply(self) -> Reply:
         """Return the reply that tells of it."""

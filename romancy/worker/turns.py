@@ -17,7 +17,7 @@ from romancy.core.events import Event, MessageReceived, Note, TimerFired
 from romancy.core.failures import Failure, failure_of
 from romancy.core.records import LEAVE, Accepted, Refused, Rejected, Status
 from romancy.core.requests import Unsubscribe
-from romancy.errors import StorageError
+from romancy.errors import StorageError, WorkflowBlockedError, page_of
 from romancy.replay.execution import Turn
 from romancy.replay.journal import RecordedTurn, note_of, release_of
 from romancy.replay.operations import command_of, is_result
@@ -350,7 +350,7 @@ class Turns:
         self._submit(run, nothing, entry)
 
     def _note_blocked(self, run: HotRun, failure: Failure, kept: list[Note]) -> None:
-        _logger.error("instance %s is blocked: %s", run.id, failure.message)
+        _logger.error("instance %s is blocked: %s (see %s)", run.id, failure.message, page_of(WorkflowBlockedError))
         self._watching.blocked(run, failure, kept)
 
     @staticmethod

@@ -154,7 +154,10 @@ async def test_status_and_info_follow_the_instance(make_app: MakeApp, hot_limit:
             "running",
             0,
         )
-        assert info.waiting_on == [{"kind": "receive", "id": "1:handle_letters", "channel": "handle_letters"}]
+        (wait,) = info.waiting_on
+        assert info.started_at is not None
+        assert info.created_at <= datetime.fromisoformat(wait.pop("since")) <= datetime.now(UTC)
+        assert wait == {"kind": "receive", "id": "1:handle_letters", "channel": "handle_letters"}
         assert info.created_at.tzinfo is not None
         assert info.wake_at is None
         await handle.send(letters, "letter")

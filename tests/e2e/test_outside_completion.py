@@ -135,7 +135,8 @@ async def test_handed_over_activity_is_completed_from_outside(make_app: MakeApp,
         info = await handle.info()
         while info.is_owned and not hot_limit:
             info = await handle.info()
-        assert info.waiting_on == [{"kind": "activity", "id": "1:outside_sign"}]
+        (wait,) = info.waiting_on
+        assert (wait["kind"], wait["id"], wait["attempt"]) == ("activity", "1:outside_sign", "1")
         assert info.wake_at is None
         await app.complete_activity(token, 12)
         assert await handle.result() == [12, "filed 12 pages"]

@@ -45,7 +45,7 @@ def problem(reply: httpx.Response) -> tuple[int, str]:
     document = reply.json()
     assert set(document) == {"type", "title", "status", "detail"}
     assert document["status"] == reply.status_code
-    return reply.status_code, document["type"].removeprefix("urn:romancy:problem:")
+    return reply.status_code, document["type"].partition("/reference/problems.html#")[2]
 
 
 async def test_workflow_is_started_messaged_and_ends(client: httpx.AsyncClient) -> None:

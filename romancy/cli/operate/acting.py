@@ -144,9 +144,10 @@ async def _act_on_all(asked: Asked, bulk: Bulk) -> int:
     if not is_agreed(question.format(f"{total} instances"), is_given=asked.yes or total == 0):
         return NOT_AGREED
     reached = BulkProgress()
+    screen = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
             task = bar.add_task(asked.command, total=total)
             async for reached in bulk:
                 bar.update(task, completed=reached.done + reached.refused)

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from romancy.app import App
 from romancy.client.client import Client
-from romancy.errors import RomancyError
+from romancy.errors import DOCUMENTATION, RomancyError, page_of
 
 NOT_AGREED = 1
 """The exit status of a command that was not agreed to."""
@@ -40,8 +40,14 @@ def one_line(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except (RomancyError, ValueError, OSError) as exc:
-        print(f"romancy: {' '.join(str(exc).split())}", file=sys.stderr)
+        print(told(exc), file=sys.stderr)
         return UNUSABLE
+
+
+def told(exc: Exception) -> str:
+    """Return an error in a line, with where it is described."""
+    page = page_of(type(exc)) if isinstance(exc, RomancyError) else f"{DOCUMENTATION}/how-to/command-line.html"
+    return f"romancy: {' '.join(str(exc).split())} (see {page})"
 
 
 async def _run(url: str, work: Callable[[Client], Awaitable[int]]) -> int:

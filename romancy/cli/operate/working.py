@@ -10,7 +10,7 @@ import signal
 import sys
 
 from romancy.app import App
-from romancy.cli.operate.connecting import UNUSABLE
+from romancy.cli.operate.connecting import UNUSABLE, told
 from romancy.errors import RomancyError
 
 _logger = logging.getLogger("romancy")
@@ -33,7 +33,7 @@ def worker(place: str) -> int:
     try:
         asyncio.run(_work(app_at(place)))
     except (RomancyError, OSError, UnusableError) as exc:
-        print(f"romancy: {' '.join(str(exc).split())}", file=sys.stderr)
+        print(told(exc), file=sys.stderr)
         return UNUSABLE
     return 0
 
