@@ -11,6 +11,23 @@ from .scripts import ROOT, run_python
 EXAMPLES = ROOT / "examples"
 
 PRINTED = {
+    "agent_loop.py": """\
+Take an umbrella to Linz
+['1:think', '2:weather', '3:weather', '4:think']
+the model was asked 3 times, once in vain
+""",
+    "channels.py": """\
+['15.0 is above 10.0', '25.0 is above 20.0']
+6 pictures by 3 workers: ['ape', 'bee', 'cat', 'dog', 'elk', 'fox']
+""",
+    "fastapi_approval.py": """\
+['Ann gets 12 euros', 'Ines has refused', 'Cleo gets nothing: nobody has decided']
+""",
+    "subscription_billing.py": """\
+goodbye Ada: she has moved to the country
+12 receipts, the last of them: month 12: Ada has paid
+runs: 12
+""",
     "aiohttp_webhook.py": """\
 flute is on its way
 """,
@@ -96,4 +113,4 @@ def test_example_prints_what_it_should(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", PRINTED)
 def test_example_is_short(name: str) -> None:
-    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 60
+    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 90
