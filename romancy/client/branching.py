@@ -162,6 +162,7 @@ class Brancher(Sender):
                 )
                 for letter in rewound.letters
             ],
+            kept=events[rewound.cut - 1] if rewound.cut else None,
             deadline=row.deadline if row.deadline is not None and row.deadline > now else None,
         )
 

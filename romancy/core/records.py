@@ -286,6 +286,7 @@ class Branch(msgspec.Struct, frozen=True):
         run: The run.
         next_seq: How many events the run has recorded.
         cut: How many of them are kept, from the first on.
+        kept: The last of these, as it was read; None: none are kept.
         events: What follows those, in order: the next turn, which has yet to be computed.
         open_children: The activity ids of the children that had been started and not ended.
         lost_children: Those of children that had been started after the cut.
@@ -305,6 +306,7 @@ class Branch(msgspec.Struct, frozen=True):
     subscriptions: Sequence[tuple[str, str]] = ()
     letters: Sequence[InboxItem] = ()
     deadline: int | None = None
+    kept: Event | None = None
 
 
 class NextRun(msgspec.Struct, frozen=True):

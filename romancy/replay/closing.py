@@ -14,6 +14,7 @@ from romancy.core.records import Status
 from romancy.errors import CodecError, PayloadTooLargeError
 from romancy.replay import eviction
 from romancy.replay.bugs import is_bug
+from romancy.replay.ids import UNDOING
 from romancy.replay.limits import NO_REASON
 from romancy.replay.suspend import SuspendKind
 
@@ -150,7 +151,7 @@ class Closer:
                 if call.definition.undo is None:
                     run.operations.drop(call)
             if run.undoing.has_work():
-                self._undoing = run.loop.spawn(run.undoing.undo(), "undo", "undo")
+                self._undoing = run.loop.spawn(run.undoing.undo(), UNDOING, "undo")
                 run.loop.drain()
         return self._undoing is None or self._undoing.done()
 

@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from romancy.core.instance_ids import LONGEST_ID
 
+UNDOING = "undo"
+"""The path of the task that undoes a run which has failed."""
+
 
 class Scope:
     """Count what one task of a run asks for; operations, tasks and timers are counted separately.

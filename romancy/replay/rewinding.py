@@ -24,6 +24,7 @@ from romancy.core.events import (
 from romancy.core.failures import Failure, decode_failure
 from romancy.core.records import Status
 from romancy.core.requests import ChildOutcome
+from romancy.replay.ids import UNDOING
 from romancy.replay.journal import release_of
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ def _before_last_release(events: Sequence[Event]) -> Rewound:
         cut = release.seq
         again = [Note(EventKind(release.kind), release.activity_id, release.payload)]
     dropped = events[cut:]
-    _refuse_undone(events, "")
+    # What the run undoes at its end counts, whenever that began; what a block has undone before, its code knows of.
+    _refuse_undone([*(e for e in events[:cut] if (e.activity_id or "").startswith(f"{UNDOING}.")), *dropped], "")
     return _rewound(events[:cut], dropped[len(again) :], None, again=again)
 
 

@@ -128,6 +128,9 @@ async def branch(tx: Tx, new: NewInstance, source: Branch) -> Creation:
         raise InstanceNotFoundError(_GONE)
     if locked_source.run != source.run:
         raise InstanceRunningError(f"instance {locked_source.id!r} has begun run {locked_source.run} meanwhile")
+    kept = await tx.rows(history.SLICE, source.key, source.run, source.cut - 1, source.cut)
+    if [tuple(row) for row in kept] != ([] if source.kept is None else [tuple(source.kept)]):
+        raise InstanceRunningError(f"instance {locked_source.id!r} was retried meanwhile: read its history again")
     for created in await insert(tx, [new]):
         await _copy(tx, created.key, source)
         found = await tx.row(instances.BY_KEY, created.key)

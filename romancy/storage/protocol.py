@@ -445,7 +445,7 @@ class Storage(Protocol):
         Raises:
             InstanceAlreadyExistsError: The id is taken.
             InstanceNotFoundError: There is no such instance any more, or it was started anew.
-            InstanceRunningError: The other has begun another run since.
+            InstanceRunningError: The other has begun another run since, or was rewound.
         """
         ...
 

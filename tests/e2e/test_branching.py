@@ -434,6 +434,50 @@ async def test_what_a_block_has_undone_and_the_code_knows_of_is_in_no_way(make_a
 
 
 @workflow
+async def branch_block_then_code() -> str:
+    try:
+        async with saga():
+            await branch_undoable("tried")
+            await branch_do("ship")
+    except NonRetryableError:
+        pass
+    done = await branch_do("after")
+    if "code" in broken:
+        raise ValueError("the code does not like it")
+    return done
+
+
+async def test_code_that_fails_after_a_block_has_undone_its_own_is_retried(make_app: MakeApp) -> None:
+    broken.update({"ship", "code"})
+    async with make_app() as app:
+        handle = await app.start(branch_block_then_code(), id="one")
+        with pytest.raises(WorkflowFailedError):
+            await handle.result()
+        broken.discard("code")
+        await handle.retry()
+        assert await handle.result() == "after"
+    assert calls == {"tried": 1, "ship": 1, "undo tried": 1, "after": 1}
+
+
+@workflow
+async def branch_saga_code() -> str:
+    done = await branch_undoable("reserve")
+    if "code" in broken:
+        raise ValueError("the code does not like it")
+    return done
+
+
+async def test_code_that_fails_and_is_undone_is_not_retried(make_app: MakeApp) -> None:
+    broken.add("code")
+    async with make_app() as app:
+        handle = await app.start(branch_saga_code(), id="one")
+        with pytest.raises(WorkflowFailedError):
+            await handle.result()
+        with pytest.raises(InstanceClosedError, match="has undone 1:branch_undoable"):
+            await handle.retry()
+
+
+@workflow
 async def branch_receiving() -> list[str]:
     got = [await pings.receive()]
     try:

@@ -55,10 +55,10 @@ def moved(event: Event) -> Event:
     return Event(event.seq + 1, *event[1:])
 
 
-def copy_of(instance: Instance, cut: int, stamp: int, **changes: object) -> Branch:
+async def copy_of(storage: Storage, instance: Instance, cut: int, stamp: int, **changes: object) -> Branch:
     """Return a branch for another instance: its own first event, those that are kept, and one behind them."""
     first = Event(0, 1, stamp, EventKind.RUN_COPIED, None, b"{}")
-    branch = branch_of(instance, cut, stamp)
+    branch = branch_of(instance, cut, stamp, kept=(await storage.history(instance.key))[cut - 1])
     return msgspec.structs.replace(branch, events=[first, moved(branch.events[0])], **changes)
 
 
@@ -202,7 +202,7 @@ class BranchingSuite(Suite):
         one = await failed(worker)
         before = await storage.history(one.key)
         clock.advance(MINUTE)
-        branch = copy_of(one, 2, clock.now())
+        branch = await copy_of(storage, one, 2, clock.now())
         created = await storage.branch(worker.new("other", wake_at=clock.now()), branch)
         assert created.is_new
         (claim,) = await worker.claim_all()
@@ -219,7 +219,7 @@ class BranchingSuite(Suite):
     ) -> None:
         one = await failed(worker)
         new = worker.new("other")
-        branch = copy_of(one, 1, worker.clock.now())
+        branch = await copy_of(storage, one, 1, worker.clock.now())
         first = await storage.branch(new, branch)
         assert (await storage.branch(new, branch)).instance.key == first.instance.key
         before = await database.count("history")
@@ -231,6 +231,9 @@ class BranchingSuite(Suite):
             )
         with pytest.raises(InstanceRunningError, match="has begun run 0"):
             await storage.branch(worker.new("third"), msgspec.structs.replace(branch, run=1))
+        other = msgspec.structs.replace(branch, kept=Event(0, 1, 0, EventKind.TIMER_FIRED, "@1", None))
+        with pytest.raises(InstanceRunningError, match="was retried meanwhile"):
+            await storage.branch(worker.new("third"), other)
         assert await database.count("history") == before
         assert await storage.get("third") is None
 
@@ -240,7 +243,7 @@ class BranchingSuite(Suite):
         parent = await worker.read("parent")
         claims = {claim.instance.id: claim.instance for claim in await worker.claim_all()}
         await worker.accepted(worker.entry(claims["a"], END, **FAILED))
-        branch = copy_of(parent, 2, worker.clock.now(), open_children=["1:child", "2:child"])
+        branch = await copy_of(storage, parent, 2, worker.clock.now(), open_children=["1:child", "2:child"])
         await storage.branch(worker.new("other"), branch)
         (claim,) = await worker.claim_all()
         assert [(item.kind, item.channel) for item in claim.inbox] == [(InboxKind.CHILD, "1:child")]
