@@ -41,8 +41,8 @@ async def prepare(connection: asyncpg.Connection[Any], name: str, schema: str, *
         )
     if version < latest:
         raise SchemaVersionError(
-            f"{name}: its schema {schema!r} has version {version}, and this romancy needs {latest}; open it once with"
-            " migrate=True, or have what `python -m romancy.storage.migrate` prints executed"
+            f"{name}: its schema {schema!r} has version {version}, and this romancy needs {latest}; run `romancy"
+            " migrate`, open it with migrate=True, or have what `python -m romancy.storage.migrate` prints executed"
         )
 
 

@@ -179,9 +179,10 @@ def _verify(path: str, version: int, *, migrate: bool) -> None:
             " upgrade romancy, or choose another path"
         )
     if version < latest and not migrate:
-        raise SchemaVersionError(
-            f"{path}: its schema has version {version}, and this romancy needs {latest}; open it once with migrate=True"
-        )
+        what = f"its schema has version {version}, and this romancy needs {latest}"
+        if version == 0:
+            what = "romancy has no tables there: is it the right place?"
+        raise SchemaVersionError(f"{path}: {what}; run `romancy migrate`, or open it once with migrate=True")
 
 
 def _connect(path: str) -> sqlite3.Connection:

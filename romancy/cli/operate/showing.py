@@ -83,7 +83,7 @@ def _head(info: InstanceInfo, now: datetime) -> list[Text]:
         words.append(f"ended {time_of(info.closed_at)}")
     if info.started_at is not None:
         words.append(_span((until - begun).total_seconds()))
-    words.append(f"{info.events} events")
+    words.append("1 event" if info.events == 1 else f"{info.events} events")
     if info.run:
         words.append(f"run {info.run}")
     if info.recoveries:
@@ -114,7 +114,7 @@ def _timeline(info: InstanceInfo, timeline: Sequence[Happening], limit: int, wid
     name = min(max(len(cell[2]) for cell in cells), max(width // 3, 12))
     lines: list[Text] = []
     for at, mark, label, told, style in cells:
-        line = Text(f"{at:>{passed}} ", "dim")
+        line = Text.assemble((f"{at:>{passed}} ", "dim"))  # not as the style of the whole line
         line.append(f"{mark} {_cut(label, name):<{name}} ", style)
         line.append(told, "" if style == "green" else style)
         line.truncate(width, overflow="ellipsis")
@@ -157,8 +157,9 @@ def _sums(timeline: Sequence[Happening]) -> Text:
     """Return how much was done, failed and undone, in a line."""
     activities = [happening for happening in timeline if happening.kind == "activity"]
     undoing = [happening for happening in timeline if happening.kind == "compensation"]
+    done = sum(each.outcome in {"done", "undone"} for each in activities)
     counts = (
-        (sum(each.outcome in {"done", "undone"} for each in activities), "activities done", "green"),
+        (done, "activity done" if done == 1 else "activities done", "green"),
         (sum(each.outcome == "failed" for each in activities), "failed", "red"),
         (sum(each.outcome == "undone" for each in activities), "undone", "cyan"),
         (sum(each.outcome == "failed" for each in undoing), "could not be undone", "red"),
@@ -166,7 +167,7 @@ def _sums(timeline: Sequence[Happening]) -> Text:
     )
     line = Text()
     for count, what, style in counts:
-        if count or what == "activities done":
+        if count or what.startswith("activit"):
             line.append(f"{', ' if line else ''}{count} {what}", style if count else "dim")
     return line
 
