@@ -18,21 +18,16 @@ from romancy.client.info import (
     instant,
     saved_history,
 )
+from romancy.client.outcomes import error_of
 from romancy.client.timeline import Happening, timeline_of
 from romancy.client.waiting import Ended
 from romancy.core.durations import seconds_of
 from romancy.core.events import Event, EventKind
-from romancy.core.failures import decode_failure
 from romancy.core.records import Status
 from romancy.errors import (
     InstanceNotFoundError,
     NoAppError,
     NonRetryableError,
-    WorkflowBlockedError,
-    WorkflowCancelledError,
-    WorkflowFailedError,
-    WorkflowTerminatedError,
-    WorkflowTimedOutError,
 )
 
 if TYPE_CHECKING:
@@ -46,13 +41,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 T = TypeVar("T")
-
-_ERRORS: dict[Status, type[WorkflowFailedError]] = {
-    Status.FAILED: WorkflowFailedError,
-    Status.CANCELLED: WorkflowCancelledError,
-    Status.TERMINATED: WorkflowTerminatedError,
-    Status.TIMED_OUT: WorkflowTimedOutError,
-}
 
 
 class Handle(Generic[R]):
@@ -162,15 +150,7 @@ class Handle(Generic[R]):
             data = payload or b"null"
             decode = self._decode if definition is None else self._client.decoder(*definition)
             return decode(data) if decode is not None else msgspec.json.decode(data)
-        failure = decode_failure(payload) if payload else None
-        if status is Status.BLOCKED:
-            reason, stack = (failure.message, failure.traceback) if failure is not None else ("unknown", "")
-            msg = f"instance {self.id!r} is blocked: {reason}"
-            raise WorkflowBlockedError(msg, reason, stack)
-        told = f"{failure.type.partition(':')[2]}: {failure.message}" if failure is not None else "no reason"
-        undoing = "" if failure is None else "".join(f"; {each.message}" for each in failure.undoing_failures)
-        msg = f"instance {self.id!r} {status.name.lower().replace('_', ' ')}: {told}{undoing}"
-        raise _ERRORS.get(status, WorkflowFailedError)(msg, failure)
+        raise error_of(self.id, status, payload)
 
     async def status(self) -> str:
         """Return ``pending``, ``running``, ``blocked``, ``completed``, ``failed``, ``cancelled``, ...

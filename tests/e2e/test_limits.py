@@ -118,7 +118,7 @@ async def test_cancel_inside_a_loop_of_activities_ends_it(make_app: MakeApp) -> 
 
 @workflow
 async def limit_gather() -> str:
-    shielded = asyncio.ensure_future(asyncio.sleep(0.05, "slept"))
+    shielded = asyncio.ensure_future(asyncio.sleep(0.5, "slept"))
     try:
         await asyncio.gather(asyncio.sleep(3600), asyncio.shield(shielded), limit_hang("hanging"))
     except asyncio.CancelledError:

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -64,17 +64,6 @@ class Server:
             await self._process.wait()
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-async def database(request: pytest.FixtureRequest, anyio_backend: str, tmp_path: Path) -> AsyncIterator[str]:
-    """Return the URL of a database that several processes use."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'test.db'}"
-        return
-    server = request.getfixturevalue("postgres")
-    async with server.schema() as schema:
-        yield f"{server.dsn}&schema={schema}"
-
-
 @asynccontextmanager
 async def server_of(framework: str, database: str, log: Path) -> AsyncGenerator[Server]:
     """Serve the example of a framework."""
@@ -128,10 +117,10 @@ async def settle(client: httpx.AsyncClient, framework: str, id: str, turn: async
 
 
 @pytest.mark.parametrize("framework", ["fastapi", "aiohttp"])
-async def test_every_accepted_order_completes_once_across_kills(framework: str, database: str, tmp_path: Path) -> None:
+async def test_every_accepted_order_completes_once_across_kills(framework: str, url: str, tmp_path: Path) -> None:
     ids = [f"order-{number}" for number in range(ORDERS)]
     log = tmp_path / "log"
-    async with server_of(framework, database, log) as server:
+    async with server_of(framework, url, log) as server:
         async with httpx.AsyncClient(base_url=server.address, timeout=60, limits=LIMITS, trust_env=False) as client:
             # A third of the orders is settled before each kill and after the last, so that hundreds wait at each.
             turns = [asyncio.Event() for _ in range(KILLS + 1)]
@@ -163,11 +152,11 @@ async def test_every_accepted_order_completes_once_across_kills(framework: str, 
     assert kinds == {"activity_completed": ORDERS, "message_received": messages, "run_completed": ORDERS}
 
 
-async def test_one_database_shared_by_a_fastapi_and_an_aiohttp_process(database: str, tmp_path: Path) -> None:
+async def test_one_database_shared_by_a_fastapi_and_an_aiohttp_process(url: str, tmp_path: Path) -> None:
     """Each serves its own workflow, and starts, messages and waits for the other's."""
     async with (
-        server_of("fastapi", database, tmp_path / "one") as one,
-        server_of("aiohttp", database, tmp_path / "two") as two,
+        server_of("fastapi", url, tmp_path / "one") as one,
+        server_of("aiohttp", url, tmp_path / "two") as two,
         httpx.AsyncClient(base_url=one.address, timeout=30, trust_env=False) as fastapi,
         httpx.AsyncClient(base_url=two.address, timeout=30, trust_env=False) as aiohttp,
     ):
