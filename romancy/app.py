@@ -21,7 +21,7 @@ from romancy.worker.settings import WorkerSettings
 from romancy.worker.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
     from types import TracebackType
 
@@ -48,6 +48,8 @@ class App:
     While it is open it executes the instances of its database, those of earlier processes first. Leaving the block
     stops claiming, lets activities end within the grace time, and frees what it owned.
     """
+
+    _stand_ins: Mapping[str, Callable[..., Awaitable[object]]] | None = None  # what tests run instead of activities
 
     def __init__(
         self,
@@ -160,16 +162,7 @@ class App:
             self._storage = storage
             waiters = Waiters(storage)
             if self._has_worker:
-                definitions = registry.workflows() if self._workflows is None else list(self._workflows)
-                self._worker = Worker(
-                    storage,
-                    definitions,
-                    settings=self._settings,
-                    codec=self._codec,
-                    clock=clock,
-                    listener=waiters,
-                    observers=self._observers,
-                )
+                self._worker = self._make_worker(storage, clock, waiters)
                 await self._worker.start()
             client = Client(
                 storage,
@@ -190,6 +183,19 @@ class App:
         self._watching = asyncio.create_task(self._watch(storage, client))
         registry.app_opened(self)
         return self
+
+    def _make_worker(self, storage: Storage, clock: Clock, listener: Waiters) -> Worker:
+        definitions = registry.workflows() if self._workflows is None else list(self._workflows)
+        return Worker(
+            storage,
+            definitions,
+            settings=self._settings,
+            codec=self._codec,
+            clock=clock,
+            listener=listener,
+            observers=self._observers,
+            stand_ins=self._stand_ins,
+        )
 
     async def __aexit__(
         self,

@@ -34,6 +34,7 @@ COMMANDS = {
     "rerun": "operate.sending:rerun",
     "purge": "operate.acting:purge",
     "migrate": "operate.migrating:migrate",
+    "replay": "operate.replaying:replay",
 }
 """Where each command is, by its name."""
 

@@ -101,6 +101,10 @@ class Client(Brancher):
         self.waiters = waiters
         self._local = local
 
+    def work_with(self, local: LocalWorker | None) -> None:
+        """Take another worker for that of this process."""
+        self._local = local
+
     def is_told_of(self, key: int) -> bool:
         """Tell whether this process will note the end of an instance by itself."""
         return self._local is not None and self._local.holds(key)

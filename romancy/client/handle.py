@@ -111,6 +111,8 @@ class Handle(Generic[R]):
                 await waiter.event.wait()
                 waiter.event.clear()
                 ended, waiter.ended = waiter.ended, None
+                if waiters.stalled is not None:
+                    raise TimeoutError(waiters.stalled)
                 if ended is None and waiters.is_closed:
                     msg = f"the App was closed; instance {self.id!r} goes on where its database is opened again"
                     raise NoAppError(msg)

@@ -139,7 +139,7 @@ class SavedHistory(msgspec.Struct, frozen=True, kw_only=True):
         status: How the instance stands.
         run: The run's number.
         execution_id: The start's random number, in hexadecimal.
-        input: The run's encoded arguments; None for a run that `recur` has closed: they are not kept.
+        input: The run's arguments by name; null for a run that `recur` has closed: they are not kept.
         started_at: The first turn's time in epoch microseconds; None: it has not begun.
         deadline: The instance's time limit in epoch microseconds; None: it has none.
         drained: Up to which event the run has gone on; those from this number on are recorded only.
@@ -154,7 +154,7 @@ class SavedHistory(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     run: int
     execution_id: str
-    input: msgspec.Raw | None
+    input: msgspec.Raw
     started_at: int | None
     deadline: int | None
     drained: int
@@ -172,7 +172,7 @@ def saved_history(instance: Instance, run: int, events: Sequence[Event]) -> Save
         status=instance.status.name.lower(),
         run=run,
         execution_id=f"{instance.execution_id:016x}",
-        input=msgspec.Raw(instance.input) if is_latest else None,
+        input=msgspec.Raw(instance.input if is_latest else b"null"),
         started_at=instance.started_at if is_latest else (events[0].stamp if events else None),
         deadline=instance.deadline,
         drained=instance.drained_seq if is_latest else len(events),

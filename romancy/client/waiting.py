@@ -54,9 +54,21 @@ class Waiters:
         self._waiters: dict[int, set[Waiter]] = {}
         self._lately: OrderedDict[int, Ended] = OrderedDict()
         self.is_closed = False
+        self.stalled: str | None = None
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._waiters)
+
+    def give_up(self, why: str) -> None:
+        """Have those fail who wait now: nothing that they wait for will ever come."""
+        self.stalled = why
+        self._wake_all()
 
     def watch(self, key: int, *, is_curious: bool = False) -> Waiter:
         """Begin to wait; the event is set when the instance may have ended or be blocked, or after any look at it."""
+        self.stalled = None
         waiter = Waiter(is_curious=is_curious)
         waiter.ended = self._lately.get(key)
         if waiter.ended is not None or self.is_closed:
@@ -67,6 +79,9 @@ class Waiters:
     def close(self) -> None:
         """Wake everybody: nothing will be heard of any instance any more."""
         self.is_closed = True
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         for waiters in self._waiters.values():
             for waiter in waiters:
                 waiter.event.set()

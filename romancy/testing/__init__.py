@@ -1,1 +1,9 @@
-"""What tests need: of workflows, and of back ends of storage. Nothing of it is imported by the rest of romancy."""
+"""For tests: of workflows (`TestEnvironment`, `replay`), and of storages (`romancy.testing.storage_suite`)."""
+
+from __future__ import annotations
+
+from romancy.client.replaying import replay, saved_cases
+from romancy.testing.environment import TestEnvironment
+from romancy.testing.stubs import ActivityCalled, Stub
+
+__all__ = ["ActivityCalled", "Stub", "TestEnvironment", "replay", "saved_cases"]

@@ -22,7 +22,7 @@ from romancy.worker.outcomes import Outcomes, hand_over_of
 from romancy.worker.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from romancy.activities.context import Heart
     from romancy.core.clock import Clock
@@ -64,6 +64,7 @@ class ActivityRunner:
         transactions: Transactions,
         is_owner: Callable[[], bool],
         watching: Watching,
+        stand_ins: Mapping[str, Callable[..., Awaitable[object]]] | None = None,
     ) -> None:
         """Prepare.
 
@@ -77,6 +78,8 @@ class ActivityRunner:
             transactions: Those of transactional activities.
             is_owner: Tells whether what is in memory is certainly this worker's still; otherwise no body begins.
             watching: Is told of bodies that begin.
+            stand_ins: Coroutine functions to run instead of activities' own functions, by the activities' names; for
+                tests.
         """
         self.outcomes = Outcomes(clock, retry)
         self._clock = clock
@@ -89,6 +92,7 @@ class ActivityRunner:
         self._watching = watching
         self._on_result: Callable[[HotRun, Release], None]
         self._on_end: Callable[[HotRun], None]
+        self._stand_ins = {} if stand_ins is None else stand_ins
         self._is_closing = False
         self._running: set[Body] = set()
         self._waiting: deque[Body] = deque()
@@ -105,6 +109,11 @@ class ActivityRunner:
         """
         self._on_result = on_result
         self._on_end = on_end
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a body runs, or waits for room."""
+        return bool(self._running or self._waiting)
 
     def start(self, run: HotRun, command: RunActivity) -> None:
         """Run a body now, or when there is room."""
@@ -230,9 +239,10 @@ class ActivityRunner:
             args, kwargs = definition.signature.decode_arguments(self._codec, command.call.arguments, subject)
             if self._late:
                 await self._wait_for_cleanup(body)
-            if definition.is_async:
+            stand_in = self._stand_ins.get(definition.name) if self._stand_ins else None
+            if stand_in is not None or definition.is_async:
                 self._enter(body)
-                value = await cast("Awaitable[object]", definition.fn(*args, **kwargs))
+                value = await cast("Awaitable[object]", (stand_in or definition.fn)(*args, **kwargs))
             else:
                 async with self._thread_slots:  # no attempt's time passes while it waits for a thread
                     self._enter(body)

@@ -94,6 +94,11 @@ class Claiming:
         self._has_strays = True
         self.wanted.set()
 
+    @property
+    def next_due(self) -> int | None:
+        """When the earliest instance is due that nobody owned at the last look, in epoch microseconds."""
+        return self._next_due
+
     # -- what is due ------------------------------------------------------------------------------------
 
     def room_freed(self) -> None:

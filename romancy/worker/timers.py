@@ -49,6 +49,10 @@ class Alarms:
         """Forget a key's deadline."""
         self._deadlines.pop(key, None)
 
+    def next(self) -> int | None:
+        """Return the earliest deadline, in epoch microseconds; None: there is none."""
+        return min(self._deadlines.values(), default=None)
+
     def poll(self) -> None:
         """Ring for all keys whose deadline has passed."""
         now = self._clock.now()

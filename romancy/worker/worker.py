@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from romancy.core.events import copied_by
@@ -33,7 +34,7 @@ from romancy.worker.watchdog import Watchdog
 from romancy.worker.watching import Watching
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from romancy.core.clock import Clock
     from romancy.core.codec import Codec
@@ -86,6 +87,7 @@ class Worker:
         clock: Clock,
         listener: Listener,
         observers: Observers,
+        stand_ins: Mapping[str, Callable[..., Awaitable[object]]] | None = None,
     ) -> None:
         self._storage = storage
         self._settings = settings
@@ -130,6 +132,7 @@ class Worker:
             transactions=self._transactions,
             is_owner=self._session.is_live,
             watching=self._watching,
+            stand_ins=stand_ins,
         )
         self._turns = Turns(
             hot=self._hot,
@@ -237,6 +240,39 @@ class Worker:
                 await self._session.close()
             except StorageError as exc:
                 _logger.warning("the session could not be closed, it will expire by itself: %s", exc)
+
+    async def abandon(self) -> None:
+        """Leave everything where it is, as a process that dies does: nothing more is written, nothing waited for."""
+        self._turns.is_draining = True
+        self._session.id = self._committer.session = None
+        self._committer.discard()
+        await self._cancel_tasks()
+        self._alarms.clear()
+        self._turns.drop_all("shutdown")
+        self._hot.clear()
+        await self._activities.close(timedelta(0))
+        self._watchdog.stop()
+
+    @property
+    def session(self) -> int | None:
+        """The worker's session; None: it has none at present."""
+        return self._session.id
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a turn, a commit or a body is under way."""
+        return self._turns.is_busy or self._activities.is_busy
+
+    @property
+    def next_due(self) -> int | None:
+        """When something is next due by the clock, as far as the worker knows, in epoch microseconds; None: nothing."""
+        known = (self._alarms.next(), self._claiming.next_due)
+        return min((due for due in known if due is not None), default=None)
+
+    def clock_moved(self) -> None:
+        """Note that the clock was set: what was to come may be due now."""
+        self._alarms.poll()
+        self.changed()
 
     async def _settle_turns(self) -> None:
         """Wait until every result that was handed over is committed."""
