@@ -71,6 +71,40 @@ class Execution:
     on a new execution brings it to the same state.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_closer",
+        "_newest",
+        "_patching",
+        "_showing",
+        "_turning",
+        "after_failure",
+        "closing",
+        "codec",
+        "deadline",
+        "execution_id",
+        "has_parked",
+        "inbox",
+        "input",
+        "instance_id",
+        "is_begun_elsewhere",
+        "is_lenient",
+        "journal",
+        "limits",
+        "loop",
+        "names",
+        "observer",
+        "operations",
+        "payload_limit",
+        "root",
+        "run",
+        "timers",
+        "trace",
+        "turn",
+        "undoing",
+        "workflow",
+    )
+
     def __init__(
         self,
         workflow: Workflow[..., Any],
