@@ -192,6 +192,10 @@ class TestEnvironment:
         """Wait until nothing can go on before time does: no turn, commit or activity is under way."""
         quiet = spins = 0
         while quiet < _QUIET_CYCLES:
+            if self._app.worked.under_way or self._app.asked.under_way:
+                await self._app.worked.idle()
+                await self._app.asked.idle()
+                quiet = 0
             spins += 1
             await asyncio.sleep(0 if spins < _SPINS else _PAUSE)
             quiet = 0 if self._is_busy() else quiet + 1

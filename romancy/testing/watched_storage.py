@@ -32,6 +32,7 @@ class WatchedStorage:
     def __init__(self, inner: Storage) -> None:
         self._inner = inner
         self.under_way = 0
+        self._waiters: list[asyncio.Future[None]] = []
         self.is_dead = False
         self.strike: Strike | None = None
         self.on_death: Callable[[], None] = lambda: None
@@ -81,3 +82,15 @@ class WatchedStorage:
             return await getattr(self._inner, name)(*args, **kwargs)
         finally:
             self.under_way -= 1
+            if not self.under_way:
+                for waiter in self._waiters:
+                    if not waiter.done():
+                        waiter.set_result(None)
+                self._waiters.clear()
+
+    async def idle(self) -> None:
+        """Wait until nothing is under way, without taking the interpreter's lock from those who do it."""
+        if self.under_way:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
