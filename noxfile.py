@@ -8,7 +8,7 @@ from __future__ import annotations
 import nox
 
 nox.needs_version = ">=2024.4.15"
-nox.options.sessions = ["tests", "lint", "types", "imports", "docs"]
+nox.options.sessions = ["tests", "simulate", "lint", "types", "imports", "docs"]
 nox.options.reuse_existing_virtualenvs = True
 
 # Exact, so that a check that passed today passes tomorrow; raise them on purpose.
@@ -31,6 +31,20 @@ def tests(session: nox.Session) -> None:
     """Run the tests, on SQLite and on a PostgreSQL that they start; arguments after `--` go to pytest."""
     session.install(".[test,cli]")
     session.run("pytest", "--numprocesses", "auto", "--dist", "worksteal", *session.posargs)
+
+
+@nox.session
+def simulate(session: nox.Session) -> None:
+    """Play simulations of fresh seeds, for a minute unless arguments after `--` say otherwise."""
+    session.install(".")
+    session.run("python", "-m", "romancy.testing.simulation", *(session.posargs or ("--seconds", "60")))
+
+
+@nox.session
+def mutations(session: nox.Session) -> None:
+    """Plant deliberate defects, one at a time, and let the simulation look for each."""
+    session.install(".")
+    session.run("python", "-m", "tests.mutations", *session.posargs)
 
 
 @nox.session

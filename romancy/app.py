@@ -215,6 +215,19 @@ class App:
         if cancelled is not None:
             raise cancelled
 
+    async def abandon(self) -> None:
+        """Leave everything as it is, as a process that dies does: for tests of what others then make of it."""
+        if self._client is None:
+            return
+        registry.app_closed(self)
+        if self._watching is not None:
+            self._watching.cancel()
+        if self._worker is not None:
+            await self._worker.abandon()
+        self._client.waiters.close()
+        self._worker = self._client = self._storage = self._watching = None
+        await self._observers.close()
+
     async def _close(self) -> None:
         if self._client is None:
             return

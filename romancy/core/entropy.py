@@ -25,9 +25,10 @@ def random_bytes(count: int) -> bytes:
     return taken
 
 
-def _forget() -> None:
+def forget() -> None:
+    """Take a new portion at the next call."""
     _pool.left = b""
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=forget)

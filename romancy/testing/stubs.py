@@ -23,7 +23,8 @@ class ActivityCalled:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ActivityCalled) and self.arguments == other.arguments
 
-    __hash__ = None  # type: ignore[assignment] # arguments need not have one
+    def __hash__(self) -> int:
+        return hash(tuple(self.arguments))
 
     def __repr__(self) -> str:
         return f"({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"

@@ -92,7 +92,7 @@ class ActivityRunner:
         self._watching = watching
         self._on_result: Callable[[HotRun, Release], None]
         self._on_end: Callable[[HotRun], None]
-        self._stand_ins = {} if stand_ins is None else stand_ins
+        self._stand_ins: Mapping[str, Callable[..., Awaitable[object]]] = {} if stand_ins is None else stand_ins
         self._is_closing = False
         self._running: set[Body] = set()
         self._waiting: deque[Body] = deque()

@@ -69,6 +69,12 @@ class Committer:
         """Forget what is queued; a batch under way is not interrupted."""
         self._queue.clear()
 
+    def abandon(self) -> None:
+        """Forget all of it, a batch under way too: whether that is written is the database's to know."""
+        self._queue.clear()
+        if self._task is not None:
+            self._task.cancel()
+
     async def _commit_all(self) -> None:
         try:
             while self._queue:

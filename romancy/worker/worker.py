@@ -245,7 +245,7 @@ class Worker:
         """Leave everything where it is, as a process that dies does: nothing more is written, nothing waited for."""
         self._turns.is_draining = True
         self._session.id = self._committer.session = None
-        self._committer.discard()
+        self._committer.abandon()
         await self._cancel_tasks()
         self._alarms.clear()
         self._turns.drop_all("shutdown")
