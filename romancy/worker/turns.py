@@ -485,6 +485,12 @@ class Turns:
             self._go_on_with_due(run, now)
 
     def _set_alarm(self, run: HotRun) -> None:
+        """Have a run looked at when it is next due: not while the worker stops, for what is due then is left to others.
+
+        It would stay due, and ring for as long as the stopping takes.
+        """
+        if self.is_draining:
+            return
         deadline = run.next_deadline()
         if deadline is not None and (run.alarm_at is None or deadline < run.alarm_at):
             run.alarm_at = deadline

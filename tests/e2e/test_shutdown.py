@@ -11,7 +11,8 @@ from datetime import timedelta
 
 import pytest
 
-from romancy import App, Channel, NoAppError, activity, workflow
+from romancy import App, Channel, NoAppError, RetryPolicy, activity, workflow
+from romancy.worker.turns import Turns
 
 from .conftest import MakeApp
 from .processes import running
@@ -217,3 +218,38 @@ async def test_closed_app_refuses_work_and_can_be_opened_again(database: str, ma
         await app.start(shutdown_work("tea"))
     async with app:
         assert await app.run(shutdown_work("tea")) == ["tea", "tea"]
+
+
+@activity(retry=RetryPolicy(initial_interval=timedelta(milliseconds=10), jitter=0))
+async def shutdown_fails() -> None:
+    bodies["failed"] += 1
+    raise ConnectionError("not now")
+
+
+@workflow
+async def shutdown_both() -> None:
+    await asyncio.gather(shutdown_fails(), shutdown_body("slow"))
+
+
+async def test_back_off_that_ends_while_the_app_is_left_does_not_keep_the_loop_busy(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung: list[int] = []
+    rang = Turns.rang
+
+    def count(self: Turns, key: int) -> None:
+        rung.append(key)
+        rang(self, key)
+
+    monkeypatch.setattr(Turns, "rang", count)
+    app = make_app()
+    async with app:
+        await app.start(shutdown_both())
+        await begun.wait()
+        while bodies["failed"] == 0:
+            await asyncio.sleep(0.001)
+        leaving = asyncio.create_task(app.__aexit__(None, None, None))
+        await asyncio.sleep(0.3)
+        may_end.set()
+        await leaving
+    assert len(rung) < 20
