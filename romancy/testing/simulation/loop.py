@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from romancy.replay.loop import ReplayLoop
 
 
+_LONGEST_STILL = 200_000
+"""Cycles of the loop within one instant."""
+
+
 class StuckError(Exception):
     """Nothing is ready, and nothing will ever be."""
 
@@ -59,9 +63,21 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self._clock_resolution = 1e-6
         selector.loop = self
 
+        self._seen = -1.0
+        self._still = 0
+
     def time(self) -> float:
         """Return the loop's time."""
         return self.now
+
+    def _run_once(self) -> None:
+        """Do what is ready; if that never ends, and no time passes, say so."""
+        self._still = self._still + 1 if self._seen == self.now else 0
+        self._seen = self.now
+        if self._still > _LONGEST_STILL:
+            msg = f"time stands still at {self.now} s: something rings without end"
+            raise StuckError(msg)
+        cast("Any", super())._run_once()  # noqa: SLF001 - the one place through which a loop goes
 
     def _make_self_pipe(self) -> None:
         """Nobody wakes it from another thread."""
