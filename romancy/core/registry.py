@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from romancy.errors import DefinitionError, NoAppError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from romancy.core.calls import Call
     from romancy.core.definitions import Activity, Workflow
 
@@ -78,6 +80,16 @@ def app_opened(app: Runner) -> None:
 def app_closed(app: Runner) -> None:
     """Note that an app is closed."""
     _open_apps.remove(app)
+
+
+def opened() -> list[Runner]:
+    """Return the apps that are open."""
+    return list(_open_apps)
+
+
+def reset_opened(apps: Iterable[Runner]) -> None:
+    """Note that these apps are open, and no others: what was left open in a simulation that broke is not."""
+    _open_apps[:] = apps
 
 
 def the_open_app(workflow: str) -> Runner:

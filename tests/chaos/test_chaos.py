@@ -20,7 +20,6 @@ from typing import Any, TypeVar, cast
 
 import pytest
 
-import romancy
 from romancy import App, Handle, StorageError, WorkflowFailedError
 from romancy.storage.urls import storage_at
 from tests.e2e.conftest import BackEnd, back_end
@@ -54,7 +53,7 @@ class Crew:
         self.done: Counter[str] = Counter()
 
     async def start(self) -> asyncio.subprocess.Process:
-        root = str(Path(romancy.__file__).parent.parent)
+        root = str(Path(__file__).parents[2])
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

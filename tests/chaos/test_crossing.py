@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import romancy
 from tests.e2e.conftest import BackEnd, back_end
 from tests.postgres import Server
 
@@ -21,7 +20,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 __all__ = ["back_end"]
 
 ROUNDS = int(os.environ.get("ROMANCY_CROSSING_ROUNDS", "40"))
-ROOT = str(Path(romancy.__file__).parent.parent)
+ROOT = str(Path(__file__).parents[2])
 
 
 async def play(url: str, ids: list[str], peers: list[str]) -> asyncio.subprocess.Process:

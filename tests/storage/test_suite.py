@@ -69,6 +69,9 @@ def test_tables_are_those_of_the_schema() -> None:
     assert sorted({*TABLES, "migrations"}) == sorted(re.findall(r"^CREATE TABLE (\w+)", script, re.MULTILINE))
 
 
+_WITHOUT = ("-p", "no:cacheprovider", "-p", "no:asyncio")
+
+
 def test_failing_assertion_of_the_suite_shows_its_values(tmp_path: Path) -> None:
     joining = """
 import pytest
@@ -97,7 +100,16 @@ class TestForgetful(HistorySuite):
 """
     (tmp_path / "test_joining.py").write_text(joining)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(tmp_path)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            *("-p", "no:cacheprovider", "-p", "no:asyncio"),
+            "-W",
+            "error",
+            str(tmp_path),
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from romancy.app import App
+from romancy.core import registry
 from romancy.core.clock import MICROSECONDS
 from romancy.core.events import EventKind
 from romancy.core.records import InstanceFilter, Status
@@ -330,7 +331,7 @@ def simulate(seed: int) -> None:
     """
     loop = SimulatedLoop()
     programs.world = World()
-    level = logging.getLogger("romancy").level
+    level, opened = logging.getLogger("romancy").level, registry.opened()
     logging.getLogger("romancy").setLevel(logging.CRITICAL + 1)
     try:
         with virtual(loop, seed):
@@ -341,6 +342,7 @@ def simulate(seed: int) -> None:
         raise Broken(msg) from exc
     finally:
         logging.getLogger("romancy").setLevel(level)
+        registry.reset_opened(opened)
         for task in asyncio.all_tasks(loop):
             task.cancel()
         with contextlib.suppress(Exception):
