@@ -192,12 +192,12 @@ async def test_message_just_before_the_time_limit_is_kept_and_the_stale_timer_hi
     assert kinds == ["message_received", "message_received", "run_completed"]
 
 
-async def play_just_in_time(app: App) -> list[Any]:
+async def play_just_in_time(app: App, clock: OffsetClock) -> list[Any]:
     """Have the first message and the timer of its receive released together, and the second come later."""
-    handle = await begin(app, lambda: just_in_time(0.15), "one")
+    handle = await begin(app, lambda: just_in_time(6.0), "one")
     await insist(handle.pause)
     await insist(partial(app.send, letters, "first", to="one", message_id="first"))
-    await asyncio.sleep(0.17)
+    clock.advance(6.5)  # less than a session's life
     await insist(handle.unpause)
     while len(await insist(handle.history)) == 0:
         await asyncio.sleep(0.002)
@@ -210,7 +210,7 @@ async def play_just_in_time(app: App) -> list[Any]:
 async def test_message_just_before_the_time_limit_is_kept_whichever_storage_call_fails(
     clock: OffsetClock, hot_limit: int, fault: Fault
 ) -> None:
-    scenario = Scenario([just_in_time], play_just_in_time)
+    scenario = Scenario([just_in_time], partial(play_just_in_time, clock=clock))
     await sweep(scenario, clock, hot_limit, fault=fault, is_mortal=False, at_least=5)
 
 
