@@ -60,7 +60,6 @@ class Crew:
             "tests.chaos.worker",
             self._url,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
             env={**os.environ, **self._environment, "PYTHONPATH": root},
             cwd=root,
         )

@@ -54,8 +54,9 @@ async def test_batches_that_cross_are_no_deadlock(back_end: BackEnd, request: py
     try:
         for process in processes:
             assert process.stdout is not None
+            assert process.stderr is not None
             line = await process.stdout.readline()
-            assert line == b"ready\n"
+            assert line == b"ready\n", (await process.stderr.read()).decode()
         ended = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
     finally:
         for process in processes:
